@@ -1,0 +1,69 @@
+"""The forms in which users reach a model; the same in training, evaluation and serving."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Histories:
+    """B histories of at most L items, oldest first, padded on the right.
+
+    Attributes:
+        items: (B, L) int64 item numbers 1..N; 0 is padding.
+        users: (B,) int64 user numbers of the training log; -1 for a user that it does not hold.
+        case: (B,) int64; the row of the split in evaluation, 0 for a request. Only the noise that
+            inference starts from depends on it, so an answer never depends on its batch.
+    """
+
+    items: Tensor
+    users: Tensor
+    case: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, L) bool, true where there is an item."""
+        return self.items != 0
+
+    def to(self, device: torch.device) -> "Histories":
+        """The same histories on `device`."""
+        move = {"device": device, "non_blocking": True}
+        return Histories(self.items.to(**move), self.users.to(**move), self.case.to(**move))
+
+
+@dataclass(frozen=True)
+class SequenceBatch:
+    """B histories, the item that follows each, and M negatives that all of them share.
+
+    Attributes:
+        history: the histories.
+        target: (B,) int64, the item that follows.
+        negatives: (M,) int64, drawn for the whole batch.
+        log_q: None, or the log expected counts of the targets (B,) and of the negatives (M,), which
+            the corrected sampled softmax subtracts from its logits.
+        hits: None, or (B, M) bool, true where negative m is row b's target and must not count.
+        step: the training step that this batch belongs to, 0-based.
+    """
+
+    history: Histories
+    target: Tensor
+    negatives: Tensor
+    log_q: tuple[Tensor, Tensor] | None = None
+    hits: Tensor | None = None
+    step: int = 0
+
+    def to(self, device: torch.device) -> "SequenceBatch":
+        """The same batch on `device`."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device=device, non_blocking=True)
+
+        return SequenceBatch(
+            self.history.to(device),
+            move(self.target),
+            move(self.negatives),
+            None if self.log_q is None else (move(self.log_q[0]), move(self.log_q[1])),
+            None if self.hits is None else move(self.hits),
+            self.step,
+        )

@@ -1,0 +1,165 @@
+"""What a model is, and what the rest of the house may ask of it.
+
+A model is an `nn.Module` without a base class. It has the verbs of its task, and `loss` when it is
+trained. `Card` describes it to the table in `models/__init__.py`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import field
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from diffacet.core.batch import Histories
+from diffacet.core.papers import Paper
+
+STRICT = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+"""Every settings dataclass uses it: without it an unknown key would be dropped silently."""
+
+INFERENCE = "inference"
+"""Marks a setting, inside Annotated, that may be changed on a trained model: it shapes no weight."""
+
+Task = Literal["matching"]
+IntArray = NDArray[np.int64]
+
+
+@runtime_checkable
+class Trained(Protocol):
+    """A model with parameters to learn."""
+
+    def loss(self, batch: Any) -> dict[str, Tensor]:
+        """Weighted terms, each a scalar; their sum is minimised, and each is logged by its name."""
+
+
+@runtime_checkable
+class Matcher(Protocol):
+    """Vectors against a catalogue: an item's score is its largest inner product with the K vectors."""
+
+    def interests(self, history: Histories) -> Tensor:
+        """(B, K, d); row b depends on its own history and case only."""
+
+    def catalogue(self) -> Tensor:
+        """(N + 1, d) item vectors; row 0 is padding and never a candidate."""
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Scores over the whole catalogue, for models whose score is no inner product."""
+
+    def scores(self, history: Histories) -> Tensor:
+        """(B, N + 1); column 0 is padding and never a candidate."""
+
+
+@runtime_checkable
+class Diagnosed(Protocol):
+    """A model that can report on itself while it is trained."""
+
+    def diagnose(self, batch: Any) -> dict[str, Tensor]:
+        """Scalars for the log, computed without gradient at every validation."""
+
+
+@plain_dataclass(frozen=True)
+class Facts:
+    """All that a constructor may know of the data.
+
+    Attributes:
+        n_items: N, items in the catalogue; their numbers are 1..N.
+        length: L, items of a history that a model reads.
+        train_items: item numbers of all training sequences, one after another (int64).
+        train_offsets: sequence u is train_items[train_offsets[u]:train_offsets[u + 1]] (int64).
+    """
+
+    n_items: int
+    length: int
+    train_items: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    train_offsets: IntArray = field(default_factory=lambda: np.zeros(1, np.int64))
+
+    def item_counts(self) -> IntArray:
+        """(N + 1,) training interactions of each item; 0 for padding."""
+        return np.bincount(self.train_items, minlength=self.n_items + 1)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Training:
+    """How a model is trained: batches, negatives, optimiser, validation. Defaults: the published protocol's."""
+
+    lr: Annotated[float, Field(gt=0, description="Adam's learning rate")] = 0.002
+    anneal: Annotated[
+        float, Field(ge=0, le=1, description="share of max_steps, at the end, in which lr falls linearly to 0")
+    ] = 0.0
+    batch_size: Annotated[int, Field(ge=1, description="B, users in a batch")] = 128
+    max_steps: Annotated[int, Field(ge=0, description="training steps at most")] = 1_000_000
+    length: Annotated[int, Field(ge=1, description="L, most recent items of a history that are read")] = 20
+    first_target: Annotated[
+        int, Field(ge=1, description="first position of a sequence that may be a training target")
+    ] = 4
+    negatives: Annotated[
+        int, Field(ge=0, description="M, negatives that a batch shares; 0: every item (full softmax)")
+    ] = 1280
+    sampler: Annotated[
+        Literal["uniform", "log-uniform"], Field(description="law of the negatives; log-uniform over popularity rank")
+    ] = "uniform"
+    unique_negatives: Annotated[bool, Field(description="draw negatives without repeats")] = False
+    correction: Annotated[bool, Field(description="subtract log expected counts from the logits")] = False
+    mask_hits: Annotated[bool, Field(description="a negative that is a row's target does not count for the row")] = (
+        False
+    )
+    validate_every: Annotated[int, Field(ge=1, description="steps between two validations")] = 1000
+    patience: Annotated[
+        int, Field(ge=0, description="stop when more than this many validations in a row bring nothing new")
+    ] = 50
+    metric: Annotated[
+        str,
+        Field(pattern=r"^[a-z_]+@[1-9][0-9]*$", description="validation metric that chooses the best checkpoint"),
+    ] = "recall@50"
+    item_updates: Annotated[
+        Literal["auto", "dense", "row-sparse"],
+        Field(description="Adam on the item table: every row, or touched rows; auto: row-sparse from 100,000 items"),
+    ] = "auto"
+    precision: Annotated[
+        Literal["float32", "bfloat16"], Field(description="of matrix products on CUDA; the CPU always uses float32")
+    ] = "float32"
+    seed: Annotated[int, Field(ge=0, description="of initial weights, batches, negatives, noise")] = 0
+
+
+@plain_dataclass(frozen=True)
+class Preset:
+    """Settings that belong together.
+
+    Attributes:
+        model: the model's own settings (its frozen dataclass).
+        training: how it is trained.
+        source: where the numbers come from.
+    """
+
+    model: Any
+    training: Training
+    source: str
+
+
+@plain_dataclass(frozen=True)
+class Card:
+    """A model as the table knows it.
+
+    Attributes:
+        name: the name on the command line.
+        build: (settings, Facts) -> the model, with its initial weights.
+        config: the settings dataclass.
+        task: what the model can be asked.
+        summary: one line for a list of models.
+        paper: the paper to cite.
+        presets: by name; "best" is the default.
+    """
+
+    name: str
+    build: Callable[[Any, Facts], nn.Module]
+    config: type[Any]
+    task: Task
+    summary: str
+    paper: Paper
+    presets: Mapping[str, Preset]

@@ -1,0 +1,143 @@
+"""Denoisers of vectors: (x_t, t, what guides them) -> an estimate of x_0.
+
+Each has `read(context)`, called once per user, and a call for every step:
+(x_t (B, Q, d), t (B,) int64, memory, kept (B, Q, L) bool) -> (B, Q, d), where the Q vectors of a row do
+not see each other.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diffacet.core.layers import sinusoid
+
+
+class StepToken(nn.Module):
+    """One vector for each step 1..T: a learned table, or a sinusoid through a two-layer MLP (DMI Eq. 11's e_t)."""
+
+    def __init__(self, dim: int, steps: int, kind: Literal["learned", "sinusoid"]) -> None:
+        """d, T and the form; the learned table starts Xavier-uniform."""
+        super().__init__()
+        self.dim = dim
+        if kind == "learned":
+            self.table: nn.Parameter | None = nn.Parameter(nn.init.xavier_uniform_(torch.empty(steps, dim)))
+            self.mlp: nn.Sequential | None = None
+        else:
+            self.table = None
+            self.mlp = nn.Sequential(_linear(dim, dim), nn.SiLU(), _linear(dim, dim))
+
+    def forward(self, t: Tensor) -> Tensor:
+        """(B,) -> (B, d)."""
+        if self.table is not None:
+            return functional.embedding(t - 1, self.table)
+        assert self.mlp is not None
+        wave = sinusoid(t, self.dim)
+        return self.mlp(wave.to(self.mlp[0].weight.dtype))
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    """Xavier-uniform weights, zero bias."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class CrossAttention(nn.Module):
+    """One transformer layer in which each noisy vector attends to a step token and to the items kept for it.
+
+    DMI Eq. 11: queries are x_t, keys and values [e_t ; C]. `norm="post"`: x = LN(x_t + attention),
+    out = LN(x + feed-forward) with ReLU. `norm="pre"`: norms before each block, GELU, no norm at the end, and
+    zero-initialised outputs, so that the layer starts as the identity.
+
+    A query is alone in its softmax, so the key projection is folded into the query, (q W_K) . m = q . (W_K m),
+    and the value projection is applied to the attended mean: the history is never projected, and the result
+    is the same. A bias on the keys would cancel in the softmax, so there is none.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        steps: int,
+        *,
+        heads: int = 1,
+        norm: Literal["post", "pre"] = "post",
+        step_token: Literal["learned", "sinusoid"] = "learned",
+        dropout: float = 0.0,
+    ) -> None:
+        """d, T; `heads` divides d; feed-forward width 4d."""
+        super().__init__()
+        self.heads, self.norm = heads, norm
+        self.step = StepToken(dim, steps, step_token)
+        self.query, self.value, self.out = _linear(dim, dim), _linear(dim, dim), _linear(dim, dim)
+        self.key = nn.Parameter(nn.init.xavier_uniform_(torch.empty(dim, dim)))
+        self.inner, self.outer = _linear(dim, 4 * dim), _linear(4 * dim, dim)
+        self.norm_attention, self.norm_feed = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.norm_memory = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
+        self.drop = nn.Dropout(dropout)
+        if norm == "pre":
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.outer.weight)
+
+    def read(self, context: Tensor) -> Tensor:
+        """Item vectors (B, L, d) -> what every step attends to, (B, L, d)."""
+        return self.norm_memory(context)
+
+    def forward(self, xt: Tensor, t: Tensor, memory: Tensor, kept: Tensor) -> Tensor:
+        """(B, Q, d), (B,), (B, L, d), (B, Q, L) bool -> (B, Q, d)."""
+        token = self.norm_memory(self.step(t))  # (B, d)
+        if self.norm == "post":
+            x = self.norm_attention(xt + self._attend(xt, token, memory, kept))
+            return self.norm_feed(x + self._feed(functional.relu(self.inner(x))))
+        x = xt + self._attend(self.norm_attention(xt), token, memory, kept)
+        return x + self._feed(functional.gelu(self.inner(self.norm_feed(x))))
+
+    def _feed(self, hidden: Tensor) -> Tensor:
+        return self.drop(self.outer(self.drop(hidden)))
+
+    def _attend(self, query: Tensor, token: Tensor, memory: Tensor, kept: Tensor) -> Tensor:
+        B, Q, d = query.shape
+        H, width = self.heads, d // self.heads
+        heads = self.query(query).view(B, Q, H, width) * width**-0.5
+        folded = torch.einsum("bqhw,hwd->bqhd", heads, self.key.view(H, width, d)).reshape(B, Q * H, d)
+        seen = kept.unsqueeze(2).expand(B, Q, H, -1).reshape(B, Q * H, -1)
+        logits = (folded @ memory.transpose(1, 2)).masked_fill(~seen, float("-inf"))  # (B, Q*H, L)
+        step = folded @ token.unsqueeze(-1)  # (B, Q*H, 1); never masked, so no row is empty
+        weights = self.drop(torch.cat([step, logits], -1).softmax(-1))
+        mean = weights[..., :1] * token.unsqueeze(1) + weights[..., 1:] @ memory  # (B, Q*H, d)
+        values = torch.einsum("bqhd,hwd->bqhw", mean.view(B, Q, H, d), self.value.weight.view(H, width, d))
+        # The bias enters as often as the weights sum to: once, but for dropout on them.
+        bias = self.value.bias.view(H, width) * weights.sum(-1).view(B, Q, H, 1)
+        return self.drop(self.out((values + bias).reshape(B, Q, d)))
+
+
+class StepMLP(nn.Module):
+    """x_t + W_b GELU(W_a [x_t ; e_t]): a denoiser that no history guides (ablation DMI-T); starts as the identity."""
+
+    def __init__(
+        self,
+        dim: int,
+        steps: int,
+        *,
+        step_token: Literal["learned", "sinusoid"] = "learned",
+        dropout: float = 0.0,
+    ) -> None:
+        """d, T; hidden width 4d."""
+        super().__init__()
+        self.step = StepToken(dim, steps, step_token)
+        self.inner, self.outer = _linear(2 * dim, 4 * dim), _linear(4 * dim, dim)
+        self.drop = nn.Dropout(dropout)
+        nn.init.zeros_(self.outer.weight)
+
+    def read(self, context: Tensor) -> Tensor:
+        """The context, which is not used."""
+        return context
+
+    def forward(self, xt: Tensor, t: Tensor, memory: Tensor, kept: Tensor) -> Tensor:
+        """(B, Q, d), (B,), ignored, ignored -> (B, Q, d)."""
+        del memory, kept
+        token = self.step(t).unsqueeze(1).expand_as(xt)
+        hidden = functional.gelu(self.inner(torch.cat([xt, token], -1)))
+        return xt + self.drop(self.outer(self.drop(hidden)))

@@ -1,0 +1,61 @@
+"""Extractors: from a history's item vectors to K interests and their attention over the history."""
+
+import torch
+from torch import Tensor, nn
+
+from diffacet.core.layers import kaiming
+
+
+class SelfAttentive(nn.Module):
+    """K attention rows over a history: A = softmax(W_2 tanh(W_1 (H + P)^T)), V = A H.
+
+    ComiRec-SA (KDD 2020, Eq. 6-7) with the position embedding P of its code; no biases and Kaiming
+    initialisation, as in the code of REMI. P enters the attention only, not V.
+    """
+
+    def __init__(self, dim: int, interests: int, length: int) -> None:
+        """d, K, L; hidden width 4d."""
+        super().__init__()
+        self.inner = kaiming(4 * dim, dim)  # W_1
+        self.outer = kaiming(interests, 4 * dim)  # W_2
+        self.position = kaiming(1, length, dim)  # P, whose fan-in is L * d
+
+    def forward(self, embedded: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, L, d), (B, L) bool -> interests (B, K, d) and attention (B, K, L).
+
+        Rows of the attention sum to 1 over real positions and are 0 at padding; without any real position
+        both are 0.
+        """
+        real = mask.nonzero(as_tuple=True)
+        # Only real positions are computed: a training history fills less than a third of its window.
+        packed = embedded[real] + self.position[0, real[1]]  # (n, d)
+        logits = torch.tanh(packed @ self.inner.T) @ self.outer.T  # (n, K)
+        grid = logits.new_full((*mask.shape, logits.shape[-1]), float("-inf")).index_put(real, logits)  # (B, L, K)
+        # A row without any real position would be all -inf: its softmax is made finite, then zeroed.
+        empty = ~mask.any(-1)
+        grid = grid.masked_fill(empty[:, None, None], 0.0).transpose(1, 2)  # (B, K, L)
+        attention = grid.softmax(-1) * (~empty)[:, None, None]
+        return attention @ embedded, attention
+
+
+def select(interests: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The interest of each row with the largest product with its target, (B, d), and its index (B,) int64.
+
+    interests (B, K, d), target (B, d). Ties take the lowest index; the index carries no gradient
+    (ComiRec Eq. 8; DMI Eq. 14).
+    """
+    best = torch.einsum("bkd,bd->bk", interests.detach(), target.detach()).argmax(-1)
+    return interests[torch.arange(len(best), device=best.device), best], best
+
+
+def prune(attention: Tensor, mask: Tensor, share: float) -> Tensor:
+    """(..., L) bool: the max(1, ceil(share * n)) real positions with the largest attention (DMI Eq. 12).
+
+    attention (..., L), mask (..., L) bool with n true entries; ties keep the earlier position; n = 0 keeps none.
+    """
+    n = mask.sum(-1, keepdim=True)
+    # In float64, and less a little: 0.7 * 10 must not become 8.
+    keep = torch.ceil(share * n.double() - 1e-9).clamp(min=1).long()
+    order = attention.detach().masked_fill(~mask, float("-inf")).sort(dim=-1, descending=True, stable=True).indices
+    rank = torch.empty_like(order).scatter_(-1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order))
+    return (rank < keep) & mask

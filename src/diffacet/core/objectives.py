@@ -1,0 +1,61 @@
+"""Objectives: from scored vectors to a scalar, knowing nothing of the model that made them.
+
+All of them compute in float32 at least, also where a model computes in bfloat16.
+"""
+
+import torch
+from torch import Tensor
+
+from diffacet.core.batch import SequenceBatch
+
+
+def _wide(x: Tensor) -> Tensor:
+    """x in float32, or in float64 if it is that already."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def sampled_softmax(
+    user: Tensor, target: Tensor, negatives: Tensor, batch: SequenceBatch, hardness: float = 0.0
+) -> Tensor:
+    """Mean over rows of -s+ + ln(e^{s+} + sum_j w_j e^{s_j}), with s+ = user . target and s_j = user . negative_j.
+
+    user (B, d), target (B, d), negatives (M, d) shared by the batch -> scalar. w_j = 1 for hardness 0;
+    otherwise w_j = e^{hardness s_j} / mean_i e^{hardness s_i}, through which the gradient flows (the
+    interest-aware hard negatives of REMI, RecSys 2023), by the stable form
+    ln sum_j w_j e^{s_j} = LSE((1 + hardness) s) - LSE(hardness s) + ln M.
+
+    `batch.log_q` is subtracted from the logits (the corrected sampled softmax); `batch.hits` do not count.
+    With every item once among the negatives and the hits masked this is the full softmax.
+    """
+    with torch.autocast(user.device.type, enabled=False):
+        user, target, negatives = _wide(user), _wide(target), _wide(negatives)
+        positive = (user * target).sum(-1)  # (B,)
+        logits = user @ negatives.T  # (B, M)
+        if batch.log_q is not None:
+            positive, logits = positive - batch.log_q[0], logits - batch.log_q[1]
+        if batch.hits is not None:
+            logits = logits.masked_fill(batch.hits, float("-inf"))
+        negative = ((1 + hardness) * logits).logsumexp(-1)  # (B,)
+        if hardness > 0:
+            counted = logits.shape[-1] if batch.hits is None else (~batch.hits).sum(-1)
+            negative = negative - (hardness * logits).logsumexp(-1) + torch.as_tensor(counted, device=user.device).log()
+        return (torch.logaddexp(positive, negative) - positive).mean()
+
+
+def routing_regulariser(attention: Tensor, dim: int) -> Tensor:
+    """Sum over rows and interests of ((sum_j A_kj^2 - 1/L) / d)^2, which keeps attention from collapsing on one item.
+
+    attention (B, K, L), rows summing to 1; dim = d -> scalar. REMI (RecSys 2023) as its code has it: the
+    rows are centred over all L positions, padding included; the covariance is divided by the width of
+    the embeddings and not by L; the batch is summed, so its weight must be quoted with B, L and d.
+    """
+    spread = _wide(attention - attention.mean(-1, keepdim=True)).square().sum(-1) / dim
+    return spread.square().sum()
+
+
+def distance(x: Tensor, y: Tensor) -> Tensor:
+    """Mean over rows of the Euclidean distance between x and y, both (B, d) -> scalar (DMI Eq. 18).
+
+    The root is taken of the square plus 1e-12, so that the gradient at equality is 0 and nowhere above 1/B.
+    """
+    return ((_wide(x) - _wide(y)).square().sum(-1) + 1e-12).sqrt().mean()

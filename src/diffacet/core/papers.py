@@ -1,0 +1,68 @@
+"""The papers that models and objectives come from, for citations."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A reference; `bibtex()` gives it in the form that papers need."""
+
+    key: str
+    authors: str
+    title: str
+    venue: str
+    year: int
+
+    def bibtex(self) -> str:
+        """The BibTeX entry."""
+        return (
+            f"@inproceedings{{{self.key},\n  author = {{{self.authors}}},\n  title = {{{self.title}}},\n"
+            f"  booktitle = {{{self.venue}}},\n  year = {{{self.year}}}\n}}"
+        )
+
+    def __str__(self) -> str:
+        return f"{self.authors.split(' and ')[0]} et al., “{self.title}”, {self.venue} {self.year}"
+
+
+DMI = Paper(
+    "dmi",
+    "Le, Yankun and Li, Haoran and Qin, Yingjie and Yang, Zhixuan and Zhang, Fu and Ou, Baoyuan and Su, Ruilong",
+    "Diffusion Model for Interest Refinement in Multi-Interest Recommendation",
+    "arXiv:2502.05561",
+    2025,
+)
+COMIREC = Paper(
+    "comirec",
+    "Cen, Yukuo and Zhang, Jianwei and Zou, Xu and Zhou, Chang and Yang, Hongxia and Tang, Jie",
+    "Controllable Multi-Interest Framework for Recommendation",
+    "KDD",
+    2020,
+)
+REMI = Paper(
+    "remi",
+    "Xie, Yueqi and Gao, Jingqi and Zhou, Peilin and Ye, Qichen and Hua, Yining and others",
+    "Rethinking Multi-Interest Learning for Candidate Matching in Recommender Systems",
+    "RecSys",
+    2023,
+)
+YOUTUBE_DNN = Paper(
+    "youtube-dnn",
+    "Covington, Paul and Adams, Jay and Sargin, Emre",
+    "Deep Neural Networks for YouTube Recommendations",
+    "RecSys",
+    2016,
+)
+ITEM_KNN = Paper(
+    "item-knn",
+    "Sarwar, Badrul and Karypis, George and Konstan, Joseph and Riedl, John",
+    "Item-Based Collaborative Filtering Recommendation Algorithms",
+    "WWW",
+    2001,
+)
+POPREC = Paper(
+    "pop",
+    "Cremonesi, Paolo and Koren, Yehuda and Turrin, Roberto",
+    "Performance of Recommender Algorithms on Top-N Recommendation Tasks",
+    "RecSys",
+    2010,
+)
