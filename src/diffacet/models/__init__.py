@@ -1,0 +1,23 @@
+"""The literal table of models: name on the command line -> file in this folder. One line adds a model."""
+
+import importlib
+
+from diffacet.core.contract import Card
+from diffacet.errors import BadSetting, nearest
+
+MODELS = {
+    "pop": "pop",
+    "item-knn": "itemknn",
+    "y-dnn": "ydnn",
+    "comirec-sa": "comirec",
+    "remi": "remi",
+    "dmi": "dmi",
+}
+
+
+def card(name: str) -> Card:
+    """The card of the model called `name`; raises BadSetting with the nearest name for an unknown one."""
+    if name not in MODELS:
+        raise BadSetting(f"unknown model '{name}'{nearest(name, MODELS)} See 'diffacet models'")
+    module = importlib.import_module(f"diffacet.models.{MODELS[name]}")
+    return next(card for card in module.CARDS if card.name == name)
