@@ -1,0 +1,1 @@
+"""Cutting batches, the one training loop, optimisers, checkpoints."""

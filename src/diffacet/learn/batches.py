@@ -1,0 +1,104 @@
+"""Batches as a function of the step: drawn, cut and turned into tensors without a loop over users.
+
+The published protocol of matching (ComiRec's and REMI's codes): no epochs; every step draws B distinct
+users, for each one target position, and negatives that all rows share. Batch s depends on (seed, s) only.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffacet import seeds
+from diffacet.core.batch import Histories, SequenceBatch
+from diffacet.core.contract import Facts, Training
+from diffacet.data.sequences import Sequences
+from diffacet.errors import BadLog, BadSetting
+
+IntArray = NDArray[np.int64]
+
+
+def facts(train: Sequences, n_items: int, training: Training) -> Facts:
+    """What a model's constructor may know of the training sequences."""
+    return Facts(n_items, training.length, train.items, train.offsets)
+
+
+def batch_at(train: Sequences, n_items: int, training: Training) -> Callable[[int], SequenceBatch]:
+    """step -> the batch of that step, on the CPU.
+
+    B distinct users uniformly (all of them if there are fewer); target position k uniform in
+    {first_target, ..., len - 1}, or in {len - 1} for a shorter sequence; history = the L items before k.
+
+    Raises:
+        BadLog: when no training sequence has two items.
+        BadSetting: when more distinct negatives are asked for than there are items.
+    """
+    lengths = train.lengths()
+    eligible = np.flatnonzero(lengths >= 2)
+    if not len(eligible):
+        raise BadLog("no training sequence has two items, so there is no next item to learn; lower the filters")
+    if training.unique_negatives and training.negatives > n_items:
+        raise BadSetting(f"negatives lies in 0..{n_items} with unique_negatives=true; got {training.negatives}")
+    size = min(training.batch_size, len(eligible))
+    first = np.minimum(training.first_target, lengths - 1)
+    everything = np.arange(1, n_items + 1)
+
+    def batch(step: int) -> SequenceBatch:
+        rng = seeds.stream(training.seed, "batch", step)
+        rows = eligible[rng.choice(len(eligible), size, replace=False, shuffle=False)]
+        position = first[rows] + (rng.random(size) * (lengths[rows] - first[rows])).astype(np.int64)
+        target = train.items[train.offsets[rows] + position]
+        negatives, tries = draw_negatives(rng, n_items, training) if training.negatives else (everything, None)
+        hits = None
+        if training.mask_hits or not training.negatives:
+            hits = torch.from_numpy(target[:, None] == negatives[None, :])
+        log_q = None
+        if training.correction and training.negatives:
+            log_q = (
+                torch.from_numpy(log_expected_count(target, n_items, training, tries)),
+                torch.from_numpy(log_expected_count(negatives, n_items, training, tries)),
+            )
+        history = Histories(
+            torch.from_numpy(train.windows(rows, position, training.length)),
+            torch.from_numpy(train.users[rows]),
+            torch.from_numpy(rows),
+        )
+        return SequenceBatch(history, torch.from_numpy(target), torch.from_numpy(negatives), log_q, hits, step)
+
+    return batch
+
+
+def draw_negatives(rng: np.random.Generator, n_items: int, training: Training) -> tuple[IntArray, int]:
+    """M item numbers in 1..N by the settings' law, and how many draws they took (more than M when unique)."""
+
+    def draw(count: int) -> IntArray:
+        if training.sampler == "uniform":
+            return rng.integers(1, n_items + 1, count)
+        # P(i) = ln((i + 1) / i) / ln(N + 1): the inverse of its distribution is floor((N + 1)^u).
+        return np.minimum(np.exp(rng.random(count) * math.log(n_items + 1)).astype(np.int64), n_items)
+
+    if not training.unique_negatives:
+        return draw(training.negatives), training.negatives
+    if training.sampler == "uniform":
+        return 1 + rng.choice(n_items, training.negatives, replace=False), training.negatives
+    drawn = draw(2 * training.negatives)
+    while len(first := np.sort(np.unique(drawn, return_index=True)[1])) < training.negatives:
+        drawn = np.concatenate([drawn, draw(len(drawn))])
+    first = first[: training.negatives]
+    return drawn[first], int(first[-1]) + 1
+
+
+def log_expected_count(numbers: IntArray, n_items: int, training: Training, tries: int | None) -> NDArray[np.float32]:
+    """ln of how often each item is expected among the negatives, (n,) float32.
+
+    With repeats M P(i); without, 1 - (1 - P(i))^tries for the log-uniform law and M / N for the uniform one.
+    """
+    drawn = training.negatives if tries is None else tries
+    if training.sampler == "uniform":
+        return np.full(len(numbers), math.log(drawn / n_items), np.float32)
+    probability = np.log1p(1.0 / numbers) / math.log(n_items + 1)
+    if not training.unique_negatives:
+        return np.log(drawn * probability).astype(np.float32)
+    return np.log(-np.expm1(drawn * np.log1p(-probability))).astype(np.float32)

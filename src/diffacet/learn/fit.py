@@ -1,0 +1,133 @@
+"""The training loop; there is one."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from diffacet import seeds
+from diffacet.core.batch import SequenceBatch
+from diffacet.core.contract import Diagnosed, Trained, Training
+from diffacet.errors import BadRun
+from diffacet.learn.checkpoint import Checkpoints, Record, Trail
+from diffacet.learn.optim import Optimizer
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a watcher of the loop sees after each step: terms still as tensors, and the record of a validation."""
+
+    step: int
+    terms: dict[str, Tensor]
+    trail: Trail
+    record: Record | None = None
+
+
+def fit(
+    model: nn.Module,
+    batch_at: Callable[[int], SequenceBatch],
+    training: Training,
+    *,
+    validate: Callable[[nn.Module], dict[str, float]],
+    checkpoints: Checkpoints,
+    watch: Callable[[Moment], None] | None = None,
+) -> Trail:
+    """Train `model` in place from its last checkpoint on, and return the trail of validations.
+
+    Step s draws its batch from (seed, "batch", s) and everything else from (seed, "model", s), so a resumed
+    run equals an unbroken one bit for bit, and validation disturbs nothing.
+
+    Raises:
+        BadRun: when the loss stops being finite, when a checkpoint cannot be written, or the one there is
+            cannot be read.
+    """
+    device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
+    optimizer = Optimizer(model, training)
+    trail = checkpoints.resume(model, optimizer, training.metric)
+    start = trail.records[-1].step if trail.records else 0
+    clock = time.perf_counter() - (trail.records[-1].seconds if trail.records else 0.0)
+    if trail.stale(training.patience) or (trail.records and start >= training.max_steps):
+        return trail
+    if not isinstance(model, Trained) or training.max_steps == 0:
+        record = Record(0, _validated(model, validate), seconds=time.perf_counter() - clock)
+        _keep(record, model, optimizer, trail, checkpoints)
+        return trail
+
+    sums: dict[str, Tensor] = {}
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        for step, batch in _ahead(batch_at, start, training.max_steps, device):
+            torch.manual_seed(seeds.number(training.seed, "model", step))
+            with torch.autocast("cuda", torch.bfloat16, enabled=_mixed(training, device)):
+                terms = model.train().loss(batch)
+            optimizer.step(torch.stack(list(terms.values())).sum(), rate(training, step))
+            terms = {name: term.detach() for name, term in terms.items()}
+            sums = {name: sums.get(name, 0.0) + term for name, term in terms.items()}
+            done, record = step + 1, None
+            if done % training.validate_every == 0 or done == training.max_steps:
+                interval = done - (trail.records[-1].step if trail.records else 0)
+                means = {name: (total / interval).item() for name, total in sums.items()}
+                if not all(map(math.isfinite, means.values())):
+                    raise BadRun(f"the loss is not finite at step {done}: {means}; lower lr (it is {training.lr})")
+                metrics = _validated(model, validate)
+                record = Record(done, metrics, means, _gauges(model, batch), time.perf_counter() - clock)
+                _keep(record, model, optimizer, trail, checkpoints)
+                sums = {}
+            if watch is not None:
+                watch(Moment(done, terms, trail, record))
+            if record is not None and trail.stale(training.patience):
+                break
+    return trail
+
+
+def rate(training: Training, step: int) -> float:
+    """The learning rate of a 0-based step: constant, then falling linearly to 0 over the last `anneal` of all steps."""
+    left = training.max_steps - step
+    falling = training.anneal * training.max_steps
+    return training.lr * min(1.0, left / falling) if falling else training.lr
+
+
+def _mixed(training: Training, device: torch.device) -> bool:
+    return training.precision == "bfloat16" and device.type == "cuda"
+
+
+def _validated(model: nn.Module, validate: Callable[[nn.Module], dict[str, float]]) -> dict[str, float]:
+    with torch.inference_mode():
+        return validate(model.eval())
+
+
+def _gauges(model: nn.Module, batch: SequenceBatch) -> dict[str, float]:
+    if not isinstance(model, Diagnosed):
+        return {}
+    with torch.inference_mode():
+        return {name: value.item() for name, value in model.eval().diagnose(batch).items()}
+
+
+def _keep(record: Record, model: nn.Module, optimizer: Optimizer, trail: Trail, checkpoints: Checkpoints) -> None:
+    trail.records.append(record)
+    checkpoints.save(model, optimizer, trail)
+
+
+def _ahead(
+    batch_at: Callable[[int], SequenceBatch], start: int, stop: int, device: torch.device
+) -> Iterator[tuple[int, SequenceBatch]]:
+    """(step, batch on `device`) for each step, the next one being cut while the loop computes."""
+    with ThreadPoolExecutor(1, "batches") as worker:
+        following = worker.submit(batch_at, start)
+        for step in range(start, stop):
+            batch = following.result()
+            if step + 1 < stop:
+                following = worker.submit(batch_at, step + 1)
+            yield step, batch.to(device)
+
+
+@contextlib.contextmanager
+def initial_weights(seed: int) -> Iterator[None]:
+    """Inside it, torch draws from (seed, "init") only, and outside nothing is disturbed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.number(seed, "init"))
+        yield

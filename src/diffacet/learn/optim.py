@@ -1,0 +1,100 @@
+"""Adam as the papers use it, and Adam that touches only the rows of the item table that a batch has seen."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from diffacet.core.contract import Training
+from diffacet.core.layers import ItemTable
+
+LARGE_CATALOGUE = 100_000
+"""Items from which `item_updates="auto"` means row-sparse: a dense step at a million items takes seconds."""
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+
+
+class RowAdam:
+    """Adam on the rows of one table that carry a gradient; the others keep weight and moments untouched.
+
+    Not the same optimiser as dense Adam, which goes on moving a row by its momentum when it has no gradient.
+    Bias correction counts the steps of the whole table (as torch.optim.SparseAdam does).
+    """
+
+    def __init__(self, weight: nn.Parameter, lr: float) -> None:
+        """`weight` (N + 1, d) must receive sparse gradients."""
+        self.weight, self.lr, self.step_count = weight, lr, 0
+        self.mean, self.square = torch.zeros_like(weight), torch.zeros_like(weight)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One update from `weight.grad`, which may name a row several times."""
+        if self.weight.grad is None:
+            return
+        gradient = self.weight.grad
+        rows, inverse = gradient._indices()[0].unique(return_inverse=True)
+        values = gradient._values()
+        total = values.new_zeros(len(rows), values.shape[1]).index_add_(0, inverse, values)
+        self.step_count += 1
+        mean = self.mean[rows].lerp_(total, 1 - BETAS[0])
+        square = self.square[rows].mul_(BETAS[1]).addcmul_(total, total, value=1 - BETAS[1])
+        self.mean[rows], self.square[rows] = mean, square
+        spread = square.div_(1 - BETAS[1] ** self.step_count).sqrt_().add_(EPSILON)
+        change = mean.mul_(-self.lr / (1 - BETAS[0] ** self.step_count)).div_(spread)
+        self.weight.index_add_(0, rows, change)
+
+
+class Optimizer:
+    """All parameters of a model under Adam; the one place that knows which group a parameter is in."""
+
+    def __init__(self, model: nn.Module, training: Training) -> None:
+        """Dense Adam, fused, on everything but the item tables that `training.item_updates` makes row-sparse."""
+        self.model, self.lr = model, training.lr
+        tables = [module for module in model.modules() if isinstance(module, ItemTable)]
+        for table in tables:
+            large = len(table.weight) - 1 >= LARGE_CATALOGUE
+            table.sparse = training.item_updates == "row-sparse" or (training.item_updates == "auto" and large)
+        self.rows = [RowAdam(table.weight, training.lr) for table in tables if table.sparse]
+        apart = {id(row.weight) for row in self.rows}
+        dense = [parameter for parameter in model.parameters() if id(parameter) not in apart]
+        self.dense = torch.optim.Adam(dense, lr=training.lr, betas=BETAS, eps=EPSILON, fused=True) if dense else None
+
+    def step(self, gradient_of: Tensor, lr: float) -> None:
+        """Back-propagate the scalar `gradient_of` and move every parameter once, at learning rate `lr`."""
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        gradient_of.backward()  # type: ignore[no-untyped-call]
+        if self.dense is not None:
+            for group in self.dense.param_groups:
+                group["lr"] = lr
+            self.dense.step()
+        for row in self.rows:
+            row.lr = lr
+            row.step()
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that a resumed run needs, flat."""
+        found: dict[str, Tensor] = {}
+        if self.dense is not None:
+            for index, values in self.dense.state_dict()["state"].items():
+                found.update({f"dense.{index}.{name}": torch.as_tensor(value) for name, value in values.items()})
+        for index, row in enumerate(self.rows):
+            found[f"rows.{index}.mean"], found[f"rows.{index}.square"] = row.mean, row.square
+            found[f"rows.{index}.step"] = torch.tensor(float(row.step_count))
+        return found
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        if self.dense is not None:
+            nested: dict[int, dict[str, Tensor]] = {}
+            for name, value in state.items():
+                kind, index, key = name.split(".")
+                if kind == "dense":
+                    nested.setdefault(int(index), {})[key] = value
+            groups = self.dense.state_dict()["param_groups"]
+            self.dense.load_state_dict({"state": nested, "param_groups": groups})
+        for index, row in enumerate(self.rows):
+            row.mean.copy_(state[f"rows.{index}.mean"])
+            row.square.copy_(state[f"rows.{index}.square"])
+            row.step_count = int(state[f"rows.{index}.step"].item())
