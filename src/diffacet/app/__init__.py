@@ -1,0 +1,1 @@
+"""Runs, reports, the demo and the command line."""

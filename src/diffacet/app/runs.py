@@ -1,0 +1,346 @@
+"""Runs: from a data directory to a trained model in a directory of its own, and back.
+
+    run.json           model, settings, data, split, code and environment
+    catalogue.parquet  item_id, maybe title and categories; row n is item n + 1
+    metrics.jsonl      one line a validation
+    best.safetensors   the model of the best validation
+    last.safetensors   model, optimiser and trail of the newest one, to resume from
+
+A run answers `recommend` from anywhere, without the data it was trained on.
+"""
+
+import dataclasses
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from torch import nn
+
+from diffacet import files
+from diffacet.app import settings
+from diffacet.core.contract import Card, Facts, Preset, Training
+from diffacet.data import splits, store
+from diffacet.data.interactions import Ids, Interactions
+from diffacet.data.splits import Holdout, Split
+from diffacet.errors import BadRun, BadSetting
+from diffacet.learn import batches, checkpoint
+from diffacet.learn.checkpoint import Checkpoints, Record
+from diffacet.learn.fit import Moment, fit, initial_weights
+from diffacet.models import card as card_of
+from diffacet.rank.candidates import Recommender
+from diffacet.rank.categories import ItemCategories
+from diffacet.rank.evaluate import evaluate as measure
+
+FORMAT = 1
+ABOUT, CATALOGUE = "run.json", "catalogue.parquet"
+VALIDATION_KS = (20, 50)
+Watch = Callable[[Moment], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model with all that is needed to ask it.
+
+    Attributes:
+        path: the run directory.
+        about: run.json.
+        card: the model's card.
+        settings: the settings it was trained with, with those changed by `load`.
+        model: in evaluation mode, with the best weights.
+        catalogue: item_id, maybe title and categories; row n is item n + 1.
+    """
+
+    path: Path
+    about: dict[str, Any]
+    card: Card
+    settings: Preset
+    model: nn.Module
+    catalogue: pl.DataFrame
+
+    def trail(self) -> list[Record]:
+        """The validations of the run, oldest first."""
+        _, story = checkpoint.read(self.path / checkpoint.BEST)
+        if (self.path / checkpoint.LAST).exists():
+            _, story = checkpoint.read(self.path / checkpoint.LAST)
+        return [Record(**record) for record in story["records"]]
+
+    def recommender(self, index: str = "exact") -> Recommender:
+        """What turns a history of the log's own item ids into candidates."""
+        columns = self.catalogue.columns
+        return Recommender(
+            self.model,
+            Ids(self.catalogue["item_id"], 1),
+            length=self.settings.training.length,
+            titles=self.catalogue["title"] if "title" in columns else None,
+            categories=_categories(self.catalogue),
+            index=index,
+        )
+
+    def holdout(self, on: str = "test", data: Path | None = None) -> Holdout:
+        """The cases of the run's own split, cut again from its data.
+
+        Args:
+            on: "valid" or "test".
+            data: the data directory, where it has moved.
+
+        Raises:
+            BadSetting: `on` is neither.
+            BadRun: the data are gone, or are not those of the run.
+        """
+        if on not in ("valid", "test"):
+            raise BadSetting(f"--on takes valid or test; got '{on}'")
+        return getattr(self.split(data), on)
+
+    def split(self, data: Path | None = None) -> Split:
+        """The split that the run was trained on; see `holdout` for what is raised."""
+        told = self.about["data"]
+        path = data or Path(told["path"])
+        if not path.exists():
+            raise BadRun(f"{self.path} was trained on {path}, which is not there; say where it is with --data DIR")
+        dataset = store.open(path)
+        _check_fingerprint(self.path, told, dataset)
+        return splits.make_split(dataset.log, self.about["split"]["name"], self.about["split"]["seed"])
+
+    def evaluate(
+        self,
+        on: str = "test",
+        ks: Sequence[int] = (20, 50),
+        *,
+        exclude_seen: bool = False,
+        data: Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, Any]:
+        """What `diffacet evaluate --json` prints: model, dataset, split, on, seed, users, seconds, metrics."""
+        holdout = self.holdout(on, data)
+        start = time.perf_counter()
+        metrics = measure(
+            _askable(self.model),
+            holdout,
+            length=self.settings.training.length,
+            ks=ks,
+            exclude_seen=exclude_seen,
+            categories=_categories(self.catalogue),
+            progress=progress,
+        )
+        return {
+            "model": self.card.name,
+            "preset": self.about["preset"],
+            "dataset": self.about["data"]["name"],
+            "split": self.about["split"]["name"],
+            "split_seed": self.about["split"]["seed"],
+            "on": on,
+            "seed": self.settings.training.seed,
+            "users": len(holdout),
+            "exclude_seen": exclude_seen,
+            "seconds": time.perf_counter() - start,
+            "metrics": metrics,
+        }
+
+
+def train(
+    name: str,
+    data: Path | str,
+    out: Path | str,
+    *,
+    preset: str = "best",
+    set: Iterable[str] | Mapping[str, Any] = (),  # noqa: A002 - the command line's own word
+    split: str = "by-user",
+    seed: int = 0,
+    split_seed: int = 1230,
+    max_steps: int | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    watch: Watch | None = None,
+) -> Run:
+    """Train a model and return the run with its best weights.
+
+    Args:
+        name: a model of `diffacet models`.
+        data: a data directory.
+        out: the run directory; new, or with `resume` an unfinished run of the same settings and data.
+        preset: the settings to start from.
+        set: changes to them, `["key=value"]` or a mapping.
+        split: "by-user", "leave-last" or "by-time".
+        seed: of initial weights, batches, negatives and noise.
+        split_seed: of the shuffle of users; 1230 is the published protocol's.
+        max_steps: training steps at most.
+        device: "auto", "cpu" or "cuda".
+        resume: go on from the last checkpoint in `out`, to the same result as an unbroken run.
+        watch: called after every step.
+
+    Raises:
+        BadSetting, BadLog, BadRun: before anything is written, but for a checkpoint that cannot be.
+    """
+    data, out = Path(data), Path(out)
+    card = card_of(name)
+    changes = dict(set) if isinstance(set, Mapping) else settings.split_pairs(set)
+    changes = {"seed": seed} | ({} if max_steps is None else {"max_steps": max_steps}) | changes
+    chosen = settings.apply(card, settings.preset(card, preset), changes)
+    target = pick_device(device)
+    dataset = store.open(data)
+    cut = splits.make_split(dataset.log, split, split_seed)
+    told = {
+        "format": FORMAT,
+        "model": name,
+        "preset": preset,
+        "settings": {"model": dataclasses.asdict(chosen.model), "training": dataclasses.asdict(chosen.training)},
+        "data": {"name": dataset.name, "path": str(data.resolve()), "fingerprint": dataset.fingerprint},
+        "split": {"name": split, "seed": split_seed, "leaks": cut.leaks, "dropped_users": cut.dropped_users},
+    }
+    _check_directory(out, told, resume)
+    facts = batches.facts(cut.train, dataset.log.n_items, chosen.training)
+    with initial_weights(chosen.training.seed):
+        model = card.build(chosen.model, facts).to(target)
+    batch_at = batches.batch_at(cut.train, dataset.log.n_items, chosen.training)
+    if not (out / ABOUT).exists():
+        _create(out, told | {"environment": environment(target)}, dataset.log)
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        return measure(_askable(model), cut.valid, length=chosen.training.length, ks=_validation_ks(chosen.training))
+
+    fit(model, batch_at, chosen.training, validate=validate, checkpoints=Checkpoints(out), watch=watch)
+    return load(out, device=device)
+
+
+def load(
+    path: Path | str, *, set: Iterable[str] | Mapping[str, Any] = (), device: str = "auto"  # noqa: A002
+) -> Run:
+    """The run in `path` with its best weights; `set` may change settings that shape no weight.
+
+    Raises:
+        BadRun: no run, a damaged one, or one of another version.
+        BadSetting: a setting that is unknown, out of range, or shapes weights.
+    """
+    path = Path(path)
+    told = read_about(path)
+    card = card_of(told["model"])
+    stored = Preset(
+        settings.from_dict(card.config, told["settings"]["model"], f"{path}/{ABOUT}"),
+        settings.from_dict(Training, told["settings"]["training"], f"{path}/{ABOUT}"),
+        told["preset"],
+    )
+    changes = dict(set) if isinstance(set, Mapping) else settings.split_pairs(set)
+    free = settings.inference_settings(card.config)
+    chosen = settings.apply(card, stored, changes)
+    for key in changes:
+        if key not in free:
+            allowed = ", ".join(sorted(free)) or "nothing"
+            raise BadSetting(f"'{key}' is fixed when {card.name} is trained; changeable on a run: {allowed}")
+    try:
+        catalogue = pl.read_parquet(path / CATALOGUE)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise BadRun(f"{path / CATALOGUE} is missing or damaged ({error}); restore it from a copy") from error
+    tensors, _ = checkpoint.read(path / checkpoint.BEST)
+    model = card.build(chosen.model, Facts(len(catalogue), chosen.training.length)).to(pick_device(device))
+    checkpoint.restore(model, tensors, path / checkpoint.BEST)
+    return Run(path, told, card, chosen, model.eval(), catalogue)
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """run.json of a run directory; raises BadRun when it is none."""
+    try:
+        told = files.read_json(path / ABOUT)
+    except FileNotFoundError as error:
+        raise BadRun(f"{path} is no run directory: it holds no {ABOUT}; 'diffacet train' makes one") from error
+    except (OSError, ValueError) as error:
+        raise BadRun(f"{path / ABOUT} is damaged ({error}); restore it from a copy, or train again") from error
+    if told.get("format") != FORMAT:
+        raise BadRun(f"{path} has format {told.get('format')!r}; this version reads {FORMAT}")
+    return told
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; "auto" is CUDA where there is one. Raises BadSetting when it is not there."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise BadSetting(f"--device takes auto, cpu or cuda; got '{name}'")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BadSetting("--device cuda: PyTorch sees no CUDA device here; use --device auto or cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a run's numbers may depend on beside its settings: code, libraries, machine, threads."""
+    return {
+        "diffacet": metadata.version("diffacet"),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _commit() -> str | None:
+    """The source's commit, "-dirty" when it is changed; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _create(out: Path, told: dict[str, Any], log: Interactions) -> None:
+    columns = {"item_id": log.items.values, "title": log.titles, "categories": log.categories}
+    try:
+        with files.new_directory(out) as folder:
+            pl.DataFrame({n: c for n, c in columns.items() if c is not None}).write_parquet(folder / CATALOGUE)
+            files.write_json(folder / ABOUT, told)
+    except OSError as error:
+        raise BadRun(f"{out} cannot be written: {error}; choose another --out") from error
+
+
+def _check_directory(out: Path, told: dict[str, Any], resume: bool) -> None:
+    """Refuse a directory that holds something else than this run."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not resume:
+        raise BadRun(f"{out} exists; choose another --out, or go on with the run in it by --resume")
+    before = read_about(out)
+    if before["data"]["fingerprint"] != told["data"]["fingerprint"]:
+        raise BadRun(
+            f"{out} was trained on other data ({before['data']['name']}, {before['data']['fingerprint']}; "
+            f"now {told['data']['name']}, {told['data']['fingerprint']}); resume with the same --data"
+        )
+    old, new = _flat(before), _flat(told)
+    changed = [f"{key} is {new.get(key)}, was {old.get(key)}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    if changed:
+        raise BadRun(f"{out} was begun with other settings: {'; '.join(changed)}; resume with the same, or a new --out")
+
+
+def _flat(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What must not change in a resumed run, name -> value, as JSON holds it."""
+    flat = {"model": told["model"], "split": told["split"]["name"], "split_seed": told["split"]["seed"]}
+    for group in ("model", "training"):
+        values = told["settings"][group]
+        flat.update({k: list(v) if isinstance(v, tuple) else v for k, v in values.items()})
+    return flat
+
+
+def _check_fingerprint(path: Path, told: Mapping[str, Any], dataset: store.Dataset) -> None:
+    if dataset.fingerprint != told["fingerprint"]:
+        raise BadRun(
+            f"{path} was trained on data with fingerprint {told['fingerprint']}; {dataset.path} has "
+            f"{dataset.fingerprint}: it is other data, or was changed since"
+        )
+
+
+def _validation_ks(training: Training) -> tuple[int, ...]:
+    return tuple(sorted({*VALIDATION_KS, int(training.metric.partition("@")[2])}))
+
+
+def _categories(catalogue: pl.DataFrame) -> ItemCategories | None:
+    return ItemCategories.from_lists(catalogue["categories"].to_list()) if "categories" in catalogue.columns else None
+
+
+def _askable(model: nn.Module) -> Any:
+    """The model as a Matcher or Scorer, which its card promises that it is."""
+    return model
+
