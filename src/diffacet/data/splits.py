@@ -1,0 +1,198 @@
+"""Splits of a log into what is learned from and what is asked for. Each protocol is one function.
+
+by_user      held-out users, unseen in training; the last part of each is asked for   (ComiRec, REMI, DMI)
+leave_last   each user's last item is asked for, the one before it for validation     (textbook)
+by_time      everything after a moment is asked for                                   (textbook)
+"""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffacet.data.interactions import Interactions
+from diffacet.data.sequences import IntArray, Sequences
+from diffacet.errors import BadLog, BadSetting, nearest
+
+Ratio = tuple[int, int, int]
+SPLITS = ("by-user", "leave-last", "by-time")
+
+
+@dataclass(frozen=True, eq=False)
+class Holdout:
+    """Users of whom a part is shown and a part is asked for, row by row; neither is ever empty.
+
+    Attributes:
+        history: what the model is shown, whole; it cuts it to its own length.
+        target: what it is asked for, in time order, repeats kept. Row b belongs to row b of `history`.
+    """
+
+    history: Sequences
+    target: Sequences
+
+    def __len__(self) -> int:
+        """The number of cases."""
+        return len(self.history)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A log, cut by one protocol.
+
+    Attributes:
+        train: the sequences to learn from, of one item or more.
+        valid: the cases that choose a model.
+        test: the cases that judge it.
+        protocol: a name of SPLITS.
+        seed: the seed of the shuffle, None where nothing is drawn.
+        dropped_users: users of the log that are in no part, being too short.
+        leaks: one sentence on what this protocol lets a model know that it would not know in use.
+    """
+
+    train: Sequences
+    valid: Holdout
+    test: Holdout
+    protocol: str
+    seed: int | None
+    dropped_users: int
+    leaks: str
+
+
+def make_split(log: Interactions, name: str, seed: int) -> Split:
+    """The split called `name` (one of SPLITS); `seed` is used by by-user only. Raises BadSetting, BadLog."""
+    if name == "by-user":
+        return by_user(log, seed=seed)
+    if name == "leave-last":
+        return leave_last(log)
+    if name == "by-time":
+        return by_time(log)
+    raise BadSetting(f"unknown split {name!r}{nearest(name, SPLITS)}; the splits are {', '.join(SPLITS)}")
+
+
+def by_user(log: Interactions, *, ratio: Ratio = (8, 1, 1), target_share: float = 0.2, seed: int = 1230) -> Split:
+    """The published protocol (the code of ComiRec and REMI): held-out users are unseen in training.
+
+    The users, in order of first appearance, are shuffled by `random.Random(seed).shuffle`; the first
+    floor(0.8 U) train, those up to floor(0.9 U) validate, the rest test. A held-out user's sequence is
+    cut at c = floor(len * (1 - target_share)), moved into 1..len - 1; all before c is history, all from
+    c on is target. Users with fewer than two interactions are dropped first.
+
+    Raises:
+        BadLog: a part would be without a user.
+        BadSetting: a ratio is not positive, or the share does not lie between 0 and 1.
+    """
+    _check(ratio)
+    if not 0 < target_share < 1:
+        raise BadSetting(f"target_share lies between 0 and 1; got {target_share}")
+    sequences = log.sequences()
+    kept = np.flatnonzero(sequences.lengths() >= 2)
+    order = list(range(len(kept)))
+    random.Random(seed).shuffle(order)
+    shuffled = kept[np.array(order, dtype=np.int64)]
+    first, second = _bounds(len(kept), ratio)
+    if not 0 < first < second < len(kept):
+        raise BadLog(
+            f"by-user needs a user in each part, but {len(kept)} users with two or more interactions, cut "
+            f"{':'.join(map(str, ratio))}, give {first}, {second - first} and {len(kept) - second}; use leave-last"
+        )
+
+    def cut(rows: IntArray) -> Holdout:
+        held = sequences.take(rows)
+        lengths = held.lengths()
+        share = np.floor(lengths * (1 - target_share) + 1e-9).astype(np.int64)  # 10 * (1 - 0.9) is 0.99...
+        c = np.clip(share, 1, lengths - 1)
+        return Holdout(held.head(c), held.tail(c))
+
+    return Split(
+        train=sequences.take(shuffled[:first]),
+        valid=cut(shuffled[first:second]),
+        test=cut(shuffled[second:]),
+        protocol="by-user",
+        seed=seed,
+        dropped_users=log.n_users - len(kept),
+        leaks="Held-out users are unseen, but training users act after the held-out histories end: item trends leak.",
+    )
+
+
+def leave_last(log: Interactions) -> Split:
+    """The last item of each user is the test's target, the one before it the validation's; the rest trains.
+
+    The test history includes the validation target. Users with fewer than three interactions are dropped.
+    Raises BadLog when all are.
+    """
+    sequences = log.sequences()
+    kept = np.flatnonzero(sequences.lengths() >= 3)
+    if not len(kept):
+        raise BadLog(f"leave-last needs three interactions of a user; the longest of {log.n_users} users has fewer")
+    whole = sequences.take(kept)
+    lengths = whole.lengths()
+    shown = whole.head(lengths - 1)
+    train = whole.head(lengths - 2)
+    return Split(
+        train=train,
+        valid=Holdout(train, shown.tail(lengths - 2)),
+        test=Holdout(shown, whole.tail(lengths - 1)),
+        protocol="leave-last",
+        seed=None,
+        dropped_users=log.n_users - len(kept),
+        leaks="A user's own future is hidden, but other users' later interactions are learned from: item trends leak.",
+    )
+
+
+def by_time(log: Interactions, ratio: Ratio = (8, 1, 1)) -> Split:
+    """Two moments cut the log for all users at once; nothing from a cut on is known before it.
+
+    The cuts are the times of the interactions at 80 % and 90 % of all in time order. Training has the
+    interactions before the first cut. Validation: users with an interaction before the first cut
+    (history) and one from it up to the second (target). Test: users with an interaction before the
+    second cut (history) and one from it on (target).
+
+    Raises:
+        BadLog: the log has ranks instead of times, or a part would be empty.
+        BadSetting: a ratio is not positive.
+    """
+    _check(ratio)
+    if log.times == "rank":
+        raise BadLog(
+            "by-time needs real times, but this log's only count each user's interactions (0, 1, 2, ...), which "
+            "says nothing about the order of two users; use leave-last or by-user, or import a log with times"
+        )
+    times = np.sort(log.column("time"))
+    at = _bounds(len(times), ratio)
+    first, second = int(times[min(at[0], len(times) - 1)]), int(times[min(at[1], len(times) - 1)])
+    whole = log.sequences()
+    before_first, before_second = _count_before(log, first), _count_before(log, second)
+    train = np.flatnonzero(before_first)
+    valid = np.flatnonzero((before_first > 0) & (before_second > before_first))
+    test = np.flatnonzero((before_second > 0) & (whole.lengths() > before_second))
+    if not (len(train) and len(valid) and len(test)):
+        raise BadLog(
+            f"by-time cuts {len(log)} interactions of {times[0]}..{times[-1]} at {first} and {second}, which leaves "
+            f"{len(train)} users to train, {len(valid)} to validate and {len(test)} to test; use leave-last or by-user"
+        )
+    asked = whole.take(valid).head(before_second[valid])
+    held = whole.take(test)
+    return Split(
+        train=whole.take(train).head(before_first[train]),
+        valid=Holdout(asked.head(before_first[valid]), asked.tail(before_first[valid])),
+        test=Holdout(held.head(before_second[test]), held.tail(before_second[test])),
+        protocol="by-time",
+        seed=None,
+        dropped_users=log.n_users - len(np.unique(np.concatenate([train, valid, test]))),
+        leaks="No interaction from a cut on is known before it; only the catalogue and its numbers know the whole log.",
+    )
+
+
+def _count_before(log: Interactions, time: int) -> IntArray:
+    """How many interactions each user has before `time`: (U,) int64."""
+    return np.bincount(log.column("user")[log.column("time") < time], minlength=log.n_users)
+
+
+def _bounds(n: int, ratio: Ratio) -> tuple[int, int]:
+    """The ends of the first and the second part of n, rounded down, in whole numbers."""
+    return n * ratio[0] // sum(ratio), n * (ratio[0] + ratio[1]) // sum(ratio)
+
+
+def _check(ratio: Ratio) -> None:
+    if len(ratio) != 3 or min(ratio) <= 0:
+        raise BadSetting(f"a ratio is three positive numbers, such as 8, 1, 1; got {', '.join(map(str, ratio))}")

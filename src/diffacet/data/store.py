@@ -1,0 +1,164 @@
+"""The data directory: a log on disk, with its catalogue, its provenance and its fingerprint.
+
+    interactions.parquet   user_id, item_id, timestamp, maybe rating; in the log's order
+    items.parquet          item_id, maybe title and categories; row n is item n + 1
+    dataset.json           format, fingerprint, times, provenance, statistics
+
+A directory without dataset.json, which others made, opens too; see `open`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import polars as pl
+
+from diffacet import files
+from diffacet.data.interactions import Interactions, Times
+from diffacet.errors import BadLog
+
+FORMAT = 1
+LOG, ITEMS, ABOUT = "interactions.parquet", "items.parquet", "dataset.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """An opened data directory.
+
+    Attributes:
+        path: the directory.
+        name: its name.
+        log: its interactions.
+        fingerprint: 16 hex digits of the log's content, see `fingerprint`.
+        provenance: where it came from, as its writer told; None for a directory that others made.
+    """
+
+    path: Path
+    name: str
+    log: Interactions
+    fingerprint: str
+    provenance: dict[str, Any] | None
+
+
+def fingerprint(log: Interactions) -> str:
+    """16 hex digits of the users, items, times and ratings of `log` in order, and of all ids, as strings.
+
+    Titles and categories do not count.
+    """
+    parts = [log.column(name) for name in log.frame.columns if name != "rating"]
+    if "rating" in log.frame.columns:
+        parts.append(log.frame["rating"].fill_null(float("nan")).to_numpy())
+    for ids in (log.users.values, log.items.values):
+        texts = ids.cast(pl.Utf8)
+        parts.append(texts.str.len_bytes().to_numpy())
+        parts.append(texts.str.join("").item())
+    return files.fingerprint(*parts)
+
+
+def write(log: Interactions, out: Path, provenance: dict[str, Any]) -> None:
+    """Write `log` as the data directory `out`, whole or not at all.
+
+    Args:
+        log: what to write.
+        out: the directory; it must not exist, or be empty.
+        provenance: where the log came from; anything that JSON can hold.
+
+    Raises:
+        BadLog: `out` holds something, or cannot be written.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise BadLog(f"{out} exists and is not an empty directory; name another one, or remove it first")
+    frame = pl.DataFrame(
+        {
+            "user_id": log.users.ids(log.column("user")),
+            "item_id": log.items.ids(log.column("item")),
+            "timestamp": log.frame["time"],
+            **({"rating": log.frame["rating"]} if "rating" in log.frame.columns else {}),
+        }
+    )
+    described = {"item_id": log.items.values, "title": log.titles, "categories": log.categories}
+    items = pl.DataFrame({name: column for name, column in described.items() if column is not None})
+    about = {
+        "format": FORMAT,
+        "fingerprint": fingerprint(log),
+        "times": log.times,
+        "provenance": provenance,
+        "statistics": log.statistics(),
+    }
+    try:
+        with files.new_directory(out) as folder:
+            files.write_file(folder / LOG, lambda path: frame.write_parquet(path, compression="zstd"))
+            files.write_file(folder / ITEMS, lambda path: items.write_parquet(path, compression="zstd"))
+            files.write_json(folder / ABOUT, about)
+    except OSError as error:
+        raise BadLog(f"{out} cannot be written ({error}); nothing is left of it") from error
+
+
+def open(path: Path) -> Dataset:  # noqa: A001
+    """The data set in the directory `path`: one that `write` made, or one that others made.
+
+    In the latter, interactions.parquet has user_id, item_id (integers or strings) and timestamp or
+    position (integers; timestamp wins), maybe rating, in any order and beside any other columns;
+    items.parquet, if there, has item_id, maybe title and categories (lists of strings or numbers),
+    and the catalogue is what occurs in the log.
+
+    Raises:
+        BadLog: the directory or a file is missing or unreadable, a column is missing or of the wrong type, an id
+            or time is missing, there is no row, or the content is not what its dataset.json says.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise BadLog(f"{path} is not a directory; a data directory holds {LOG}, and `diffacet import` makes one")
+    if not (path / LOG).is_file():
+        found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
+        raise BadLog(f"{path} holds no {LOG} (but {found}); `diffacet import` makes a data directory from a raw log")
+    about = _about(path / ABOUT) if (path / ABOUT).exists() else None
+    frame, positions = _read_log(path / LOG)
+    items = _read(path / ITEMS, "item_id", "title", "categories") if about or (path / ITEMS).exists() else None
+    times: Times | None = about["times"] if about else "rank" if positions else None
+    try:
+        log = Interactions.from_frame(frame, items, catalogue=about is not None, times=times)
+    except BadLog as error:
+        raise BadLog(f"{path}: {error}") from None
+    found = fingerprint(log)
+    if about and about["fingerprint"] != found:
+        raise BadLog(
+            f"{path} was changed after it was written: its fingerprint is {found}, and {ABOUT} says "
+            f"{about['fingerprint']}; import it again, or remove {ABOUT} to open it as it is"
+        )
+    return Dataset(path, path.resolve().name, log, found, about["provenance"] if about else None)
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """The content of dataset.json; raises BadLog when it is not one of ours or of another format."""
+    try:
+        about = files.read_json(path)
+    except (OSError, ValueError) as error:
+        raise BadLog(f"{path} cannot be read ({error}); import the data again") from error
+    missing = [key for key in ("format", "fingerprint", "times", "provenance") if key not in about]
+    if missing:
+        raise BadLog(f"{path} has no {missing[0]!r}, so it is not of this library; remove it, or import the data again")
+    if about["format"] != FORMAT:
+        raise BadLog(f"{path} has format {about['format']!r}, and this version reads {FORMAT}; import the data again")
+    if about["times"] not in get_args(Times):
+        raise BadLog(f"{path} says that times are {about['times']!r}; they are {' or '.join(get_args(Times))}")
+    return about
+
+
+def _read_log(path: Path) -> tuple[pl.DataFrame, bool]:
+    """The columns of an interactions.parquet that count, and whether its times are positions."""
+    frame = _read(path, "user_id", "item_id", "timestamp", "position", "rating")
+    if "timestamp" in frame.columns or "position" not in frame.columns:
+        return frame, False
+    return frame.rename({"position": "timestamp"}), True
+
+
+def _read(path: Path, *columns: str) -> pl.DataFrame:
+    """Those of `columns` that the Parquet file has (all of its columns when the first is not among them)."""
+    try:
+        there = pl.read_parquet_schema(path)
+        wanted = [name for name in columns if name in there]
+        return pl.read_parquet(path, columns=wanted if columns[0] in there else None)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadLog(f"{path} cannot be read as Parquet ({reason})") from error
