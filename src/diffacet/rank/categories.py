@@ -1,0 +1,162 @@
+"""Category metrics: how alike the items of a list are, and how many kinds of items the hits reach.
+
+Items without a category are left out of a list before its pairs are formed; a list with fewer than two
+others has no value (NaN), and `uncategorised` tells the share that was left out. Pairs are counted by
+histograms: n items of which n_c carry category c have n(n - 1)/2 pairs.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffacet.data.sequences import IntArray
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class ItemCategories:
+    """The categories of each item, as numbers.
+
+    Attributes:
+        names: (C,) the categories; number c is names[c].
+        values: (n,) int64 category numbers of all items one after another, none twice within an item.
+        offsets: (N + 2,) int64; item i has values[offsets[i]:offsets[i + 1]]; item 0, padding, has none.
+        primary: (N + 1,) int64, each item's one category where one is wanted; -1 for none.
+    """
+
+    names: tuple[str, ...]
+    values: IntArray
+    offsets: IntArray
+    primary: IntArray
+
+    @classmethod
+    def from_lists(cls, lists: Iterable[Sequence[str] | None]) -> "ItemCategories":
+        """The categories of items 1, 2, ..., from their lists (empty or None: no category).
+
+        The primary category is the last of the list, the leaf of a path from the root (ComiRec's choice).
+        """
+        number: dict[str, int] = {}
+        values: list[int] = []
+        offsets, primary = [0, 0], [-1]
+        for names in lists:
+            own = [number.setdefault(str(name), len(number)) for name in names or ()]
+            values.extend(dict.fromkeys(own))
+            offsets.append(len(values))
+            primary.append(own[-1] if own else -1)
+        return cls(tuple(number), *(np.asarray(part, dtype=np.int64) for part in (values, offsets, primary)))
+
+    @property
+    def n_items(self) -> int:
+        """N, the number of items."""
+        return len(self.primary) - 1
+
+
+def mean_distance(categories: ItemCategories, items: IntArray) -> FloatArray:
+    """Mean Hamming distance of the category sets over a list's pairs: (R,) float64, NaN below two items.
+
+    The distance of two items is the size of the symmetric difference of their sets, |C_i| + |C_j| -
+    2 |C_i ∩ C_j|, so the sum over pairs is (n - 1) Σ_i |C_i| - Σ_c n_c (n_c - 1). DMI, SIGIR 2025, Eq. 21-22.
+
+    Args:
+        categories: of the items.
+        items: (R, n) int64 item numbers; 0 is no item.
+    """
+    sizes = np.diff(categories.offsets)[items]  # (R, n), 0 for padding
+    flat = sizes.ravel()
+    starts = categories.offsets[:-1][items].ravel()
+    before = np.cumsum(flat) - flat
+    places = np.repeat(starts - before, flat) + np.arange(int(flat.sum()))
+    rows = np.repeat(np.arange(len(items)), sizes.sum(1))
+    shared = _pairs_alike(rows, categories.values[places], len(categories.names), len(items))
+    counts = np.count_nonzero(sizes, axis=1)
+    return _over_pairs((counts - 1) * sizes.sum(1) - 2 * shared, counts)
+
+
+def mean_difference(categories: ItemCategories, items: IntArray) -> FloatArray:
+    """Share of a list's pairs whose primary categories differ: (R,) float64, NaN below two items.
+
+    The number of such pairs is (n² - Σ_c n_c²) / 2. The diversity of ComiRec, KDD 2020; DMI, SIGIR 2025, Eq. 23.
+
+    Args:
+        categories: of the items.
+        items: (R, n) int64 item numbers; 0 is no item.
+    """
+    primary = categories.primary[items]
+    rows, columns = np.nonzero(primary >= 0)
+    counts = np.bincount(rows, minlength=len(items))
+    alike = _pairs_alike(rows, primary[rows, columns], len(categories.names), len(items))
+    return _over_pairs(counts * (counts - 1) // 2 - alike, counts)
+
+
+def hit_kinds(categories: ItemCategories, items: IntArray, hits: NDArray[np.bool_]) -> IntArray:
+    """The number of distinct primary categories among the hits of each list, (R,) int64.
+
+    Args:
+        categories: of the items.
+        items: (R, n) int64 item numbers.
+        hits: (R, n) bool.
+    """
+    primary = categories.primary[items]
+    rows, columns = np.nonzero(hits & (primary >= 0))
+    base = max(len(categories.names), 1)
+    return np.bincount(np.unique(rows * base + primary[rows, columns]) // base, minlength=len(items))
+
+
+def uncategorised(categories: ItemCategories, items: IntArray) -> FloatArray:
+    """Share of a list's items that have no category: (R,) float64, NaN for an empty list."""
+    listed = np.count_nonzero(items, axis=1)
+    without = np.count_nonzero((items != 0) & (categories.primary[items] < 0), axis=1)
+    return np.divide(without, listed, out=np.full(len(items), np.nan), where=listed > 0)
+
+
+def measure(
+    categories: ItemCategories, items: IntArray, hits: NDArray[np.bool_], lists: IntArray | None, ks: Sequence[int]
+) -> dict[str, FloatArray]:
+    """Category metrics of B users, `name@k` -> (B,) float64; NaN where a user has none.
+
+    `conc` (of the lists of each single interest, mean over the interests that have a value), `conc_merged`,
+    `div_all`, `div_hit_mean` (distinct categories among the user's hits) and `uncategorised`.
+
+    Args:
+        categories: of the items.
+        items: (B, k) int64, the merged lists; 0 is no item.
+        hits: (B, k) bool, which of them are targets.
+        lists: (B, K, k) int64, each interest's own list, or None for a model without interests.
+        ks: the lengths to cut at.
+    """
+    measured: dict[str, FloatArray] = {}
+    for k in ks:
+        cut = items[:, :k]
+        if lists is not None:
+            single = mean_distance(categories, lists[:, :, :k].reshape(-1, min(k, lists.shape[2])))
+            measured[f"conc@{k}"] = _mean_of_valued(single.reshape(lists.shape[:2]))
+        measured[f"conc_merged@{k}"] = mean_distance(categories, cut)
+        measured[f"div_all@{k}"] = mean_difference(categories, cut)
+        measured[f"div_hit_mean@{k}"] = hit_kinds(categories, cut, hits[:, :k]).astype(np.float64)
+        measured[f"uncategorised@{k}"] = uncategorised(categories, cut)
+    return measured
+
+
+def _pairs_alike(rows: IntArray, kinds: IntArray, n_kinds: int, n_rows: int) -> IntArray:
+    """Σ_c n_c (n_c - 1) / 2 for each row, (n_rows,): pairs that share a category, once for each shared one."""
+    base = max(n_kinds, 1)
+    keys, counts = np.unique(rows * base + kinds, return_counts=True)
+    alike = np.zeros(n_rows, dtype=np.int64)
+    np.add.at(alike, keys // base, counts * (counts - 1) // 2)
+    return alike
+
+
+def _over_pairs(total: IntArray, counts: IntArray) -> FloatArray:
+    pairs = counts * (counts - 1) / 2
+    return np.divide(total, pairs, out=np.full(len(total), np.nan), where=pairs > 0)
+
+
+def _mean_of_valued(values: FloatArray) -> FloatArray:
+    """The mean of each row over its values that are not NaN, (B,); NaN if there is none."""
+    there = ~np.isnan(values)
+    counts = there.sum(1)
+    total = np.where(there, values, 0.0).sum(1)
+    return np.divide(total, counts, out=np.full(len(values), np.nan), where=counts > 0)

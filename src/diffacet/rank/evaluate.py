@@ -1,0 +1,235 @@
+"""Evaluation: held-out rows in blocks through a model, and every metric from the same hits."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from diffacet.core.batch import Histories
+from diffacet.core.contract import Matcher, Scorer
+from diffacet.data.sequences import IntArray
+from diffacet.data.splits import Holdout
+from diffacet.errors import BadSetting
+from diffacet.rank.categories import ItemCategories, measure
+from diffacet.rank.metrics import METRICS, match_rows
+from diffacet.rank.ranking import BUDGET, top_k, top_k_scores
+
+BATCH = 256  # a divisor of the 1,024 cases for which inference noise is drawn at once
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An evaluation user by user.
+
+    Attributes:
+        values: metric name -> (U,) float64, one number for each row of the holdout; NaN where a row has no
+            value (category metrics of lists with fewer than two items that have a category).
+        overall: metric name -> a number of all lists together, which is no mean over users.
+    """
+
+    values: dict[str, FloatArray]
+    overall: dict[str, float]
+
+    def means(self) -> dict[str, float]:
+        """The mean of each of `values` over the users that have one (NaN if none has), then `overall`."""
+        means = {}
+        for name, value in self.values.items():
+            there = value[~np.isnan(value)]
+            means[name] = float(there.mean()) if len(there) else float("nan")
+        return {**means, **self.overall}
+
+
+def evaluate(
+    model: Matcher | Scorer,
+    holdout: Holdout,
+    *,
+    length: int,
+    ks: Sequence[int] = (20, 50),
+    exclude_seen: bool = False,
+    categories: ItemCategories | None = None,
+    batch_size: int | None = None,
+    budget: int = BUDGET,
+    device: torch.device | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, float]:
+    """Metrics of `model` over all users of `holdout`: `name@k` -> number, defined in `metrics` and `categories`.
+
+    The means of `per_user`, whose arguments and errors these are, and the numbers of all lists together:
+    `coverage@k`, the share of the catalogue that is recommended to anybody; with categories `div_hit_sum@k`,
+    over users the sum of distinct categories among a user's hits, and `div_hit_union@k`, the distinct
+    categories among all hits.
+    """
+    return per_user(
+        model,
+        holdout,
+        length=length,
+        ks=ks,
+        exclude_seen=exclude_seen,
+        categories=categories,
+        batch_size=batch_size,
+        budget=budget,
+        device=device,
+        progress=progress,
+    ).means()
+
+
+def per_user(
+    model: Matcher | Scorer,
+    holdout: Holdout,
+    *,
+    length: int,
+    ks: Sequence[int] = (20, 50),
+    exclude_seen: bool = False,
+    categories: ItemCategories | None = None,
+    batch_size: int | None = None,
+    budget: int = BUDGET,
+    device: torch.device | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Measured:
+    """Metrics of `model` for each user of `holdout`, as paired tests need them.
+
+    The model is put into evaluation mode and back; no gradient is kept. Row r of the holdout is case r.
+    No number depends on the batch size, but for float32 rounding in matrix products.
+
+    Args:
+        model: a Matcher or a Scorer.
+        holdout: histories and targets, row by row.
+        length: L, the most recent items of a history that the model is shown.
+        ks: lengths of the lists; a list ends early where the catalogue is smaller.
+        exclude_seen: leave out every item of the user's whole history; the published protocol does not.
+        categories: adds the category metrics.
+        batch_size: users at a time; None: 256.
+        budget: bytes for the ranking, see `ranking.top_k`.
+        device: where histories go; None: the device of the model's first parameter or buffer.
+        progress: called with (users done, all users) after every batch.
+
+    Raises:
+        BadSetting: no k, a k, length or batch size below 1.
+        BadRun: the model's scores are not numbers.
+    """
+    size = BATCH if batch_size is None else batch_size
+    if not ks or min(*ks, size, length) < 1:
+        raise BadSetting(f"ks, length and batch size are at least 1; got ks={tuple(ks)}, {length} and {size}")
+    target = device_of(model) if device is None else torch.device(device)
+    lists = _Lists(model, max(ks), categories is not None, budget)
+    tally = _Tally(sorted(set(ks)), categories, lists)
+    users = len(holdout.history)
+    with evaluating(model):
+        for begin in range(0, users, size):
+            rows = np.arange(begin, min(begin + size, users))
+            exclude = _seen(holdout, rows).to(target) if exclude_seen else None
+            merged, single = lists.of(histories(holdout, rows, length).to(target), exclude)
+            tally.add(merged, single, holdout, begin)
+            if progress is not None:
+                progress(int(rows[-1]) + 1, users)
+    return tally.result()
+
+
+def histories(holdout: Holdout, rows: IntArray, length: int) -> Histories:
+    """The last `length` items of rows (B,) of the holdout as the model reads them; case b is rows[b]."""
+    items = torch.from_numpy(holdout.history.last(rows, length))
+    return Histories(items, torch.from_numpy(holdout.history.users[rows]), torch.from_numpy(rows))
+
+
+def device_of(model: object) -> torch.device:
+    """The device of the model's first parameter or buffer; the CPU if it has neither."""
+    if isinstance(model, nn.Module):
+        for tensor in (*model.parameters(), *model.buffers()):
+            return tensor.device
+    return torch.device("cpu")
+
+
+@contextmanager
+def evaluating(model: object) -> Iterator[None]:
+    """Evaluation and inference mode for a block; every module's own mode is restored afterwards."""
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    modes = [module.training for module in modules]
+    for module in modules[:1]:
+        module.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+
+
+def _seen(holdout: Holdout, rows: IntArray) -> Tensor:
+    """(B, E) every item of the rows' whole histories, 0 behind the end."""
+    longest = int(holdout.history.lengths()[rows].max(initial=0))
+    return torch.from_numpy(holdout.history.last(rows, longest))
+
+
+@dataclass
+class _Lists:
+    """Ranked lists of a model, whose catalogue is taken once."""
+
+    model: Matcher | Scorer
+    k: int
+    single: bool
+    budget: int
+    n_items: int = 0
+    catalogue: Tensor | None = None
+
+    def of(self, history: Histories, exclude: Tensor | None) -> tuple[IntArray, IntArray | None]:
+        """The merged lists (B, k) and, when wanted and there are any, those of each interest (B, K, k)."""
+        if not isinstance(self.model, Matcher):
+            scores = self.model.scores(history)
+            self.n_items = scores.shape[1] - 1
+            return top_k_scores(scores, self.k, exclude=exclude).items.cpu().numpy(), None
+        if self.catalogue is None:
+            self.catalogue = self.model.catalogue().float()
+            self.n_items = len(self.catalogue) - 1
+        interests = self.model.interests(history)
+        merged = top_k(interests, self.catalogue, self.k, exclude=exclude, budget=self.budget).items.cpu().numpy()
+        if not self.single:
+            return merged, None
+        users, K, d = interests.shape
+        every = None if exclude is None else exclude.repeat_interleave(K, dim=0)
+        lists = top_k(interests.reshape(users * K, 1, d), self.catalogue, self.k, exclude=every, budget=self.budget)
+        return merged, lists.items.view(users, K, -1).cpu().numpy()
+
+
+@dataclass
+class _Tally:
+    """Metrics of the blocks so far."""
+
+    ks: list[int]
+    categories: ItemCategories | None
+    lists: _Lists
+    parts: dict[str, list[FloatArray]] = field(default_factory=dict)
+    listed: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    kinds: dict[int, set[int]] = field(default_factory=dict)
+
+    def add(self, merged: IntArray, single: IntArray | None, holdout: Holdout, begin: int) -> None:
+        if self.categories is not None and self.categories.n_items != self.lists.n_items:
+            raise BadSetting(
+                f"the catalogue has {self.lists.n_items} items, the categories are those of {self.categories.n_items}"
+            )
+        matched = match_rows(merged, holdout.target, begin)
+        numbers = {f"{name}@{k}": metric(matched, k) for k in self.ks for name, metric in METRICS.items()}
+        if self.categories is not None:
+            numbers |= measure(self.categories, merged, matched.hits, single, self.ks)
+        for name, value in numbers.items():
+            self.parts.setdefault(name, []).append(value)
+        for k in self.ks:
+            self.listed.setdefault(k, np.zeros(self.lists.n_items + 1, dtype=np.bool_))[merged[:, :k]] = True
+            if self.categories is not None:
+                hit = self.categories.primary[merged[:, :k][matched.hits[:, :k]]]
+                self.kinds.setdefault(k, set()).update(hit[hit >= 0].tolist())
+
+    def result(self) -> Measured:
+        values = {name: np.concatenate(parts) for name, parts in self.parts.items()}
+        overall: dict[str, float] = {}
+        for k in self.ks:
+            listed = self.listed.get(k, np.zeros(2, dtype=np.bool_))[1:]
+            overall[f"coverage@{k}"] = float(listed.mean())
+            if self.categories is not None:
+                overall[f"div_hit_sum@{k}"] = float(values[f"div_hit_mean@{k}"].sum()) if values else 0.0
+                overall[f"div_hit_union@{k}"] = float(len(self.kinds.get(k, ())))
+        return Measured(values, overall)

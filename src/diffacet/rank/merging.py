@@ -1,0 +1,137 @@
+"""From the lists of K interests to one: without what was seen, merged by score, or chosen for variety too."""
+
+import heapq
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffacet.data.sequences import IntArray
+from diffacet.errors import BadSetting
+from diffacet.rank.index import Index
+
+FloatArray = NDArray[np.float32]
+Lists = tuple[FloatArray, IntArray, IntArray]
+"""Scores, item numbers, and which interest gave each; of one shape."""
+
+
+def merge(scores: FloatArray, numbers: IntArray, k: int) -> Lists:
+    """The k best distinct items of K lists: an item counts with its best score.
+
+    If each list holds an interest's k best items, this equals the k best of the maximum over the interests
+    over the whole catalogue: higher score first, ties to the smaller number, as in `ranking.top_k`.
+
+    Args:
+        scores: (..., K, n) float32.
+        numbers: (..., K, n) int64 item numbers; 0 is no item.
+        k: items wanted.
+
+    Returns:
+        Scores (..., k) float32, numbers (..., k) int64 and the interest (..., k) int64 that gave each score
+        (the first, if several did); -inf, 0 and 0 where there are fewer than k items.
+
+    Source: ComiRec, KDD 2020, aggregation module.
+    """
+    *lead, K, n = scores.shape
+    score = np.where(numbers == 0, -np.inf, scores).reshape(*lead, K * n).astype(np.float32)
+    number = numbers.reshape(*lead, K * n)
+    interest = np.broadcast_to(np.repeat(np.arange(K), n), number.shape)
+    order = np.lexsort((interest, -score, number))
+    score, number, interest = _gathered((score, number, interest), order)
+    score[..., 1:][number[..., 1:] == number[..., :-1]] = -np.inf
+    best = np.lexsort((number, -score))[..., :k]
+    score, number, interest = _gathered((score, number, interest), best)
+    wider = [(0, 0)] * len(lead) + [(0, k - best.shape[-1])]
+    score, number, interest = (
+        np.pad(score, wider, constant_values=-np.inf),
+        np.pad(number, wider),
+        np.pad(interest, wider),
+    )
+    number[score == -np.inf] = 0
+    interest[score == -np.inf] = 0
+    return score, number, interest
+
+
+def diversify(scores: FloatArray, categories: IntArray, k: int, kappa: float) -> IntArray:
+    """Positions of the candidates chosen one by one for score and for new categories, in the order of choice.
+
+    Each step takes the candidate i with the largest f(u, i) - kappa * #{j chosen: category j = category i},
+    which ranks like the gain in Q(u, S) = sum of f(u, i) + kappa * #{pairs of S whose categories differ};
+    ties go to the earlier candidate. kappa = 0 gives the candidates' own order. Candidates without a
+    category come after all others, by score.
+
+    Args:
+        scores: (m,) float32, not increasing.
+        categories: (m,) int64, one category each; -1 for none.
+        k: candidates wanted; fewer come back if there are fewer.
+        kappa: at least 0; ComiRec's lambda.
+
+    Raises:
+        BadSetting: kappa is negative or not finite.
+
+    Source: controllable aggregation, ComiRec, KDD 2020, Eq. 13 and its greedy algorithm.
+    """
+    if not (kappa >= 0 and math.isfinite(kappa)):
+        raise BadSetting(f"diversity is a finite number of at least 0; got {kappa}")
+    if kappa == 0:
+        return np.arange(min(k, len(scores)))
+    queues: dict[int, list[int]] = {}
+    for position in range(len(scores) - 1, -1, -1):
+        queues.setdefault(int(categories[position]), []).append(position)  # the best is the last
+    rest = queues.pop(-1, [])[::-1]
+    # A category's penalty changes only when it is chosen itself, so the heap needs its best candidate only.
+    heap = [(-float(scores[queue[-1]]), queue[-1]) for queue in queues.values()]
+    heapq.heapify(heap)
+    taken = dict.fromkeys(queues, 0)
+    chosen: list[int] = []
+    while heap and len(chosen) < k:
+        position = heap[0][1]
+        chosen.append(position)
+        category = int(categories[position])
+        taken[category] += 1
+        queues[category].pop()
+        if queues[category]:
+            following = queues[category][-1]
+            heapq.heapreplace(heap, (kappa * taken[category] - float(scores[following]), following))
+        else:
+            heapq.heappop(heap)
+    return np.asarray(chosen + rest[: k - len(chosen)], dtype=np.int64)
+
+
+def unseen(index: Index, interests: FloatArray, banned: IntArray, k: int) -> tuple[FloatArray, IntArray]:
+    """The k best items of each interest that are not banned: scores and numbers, both (B, K, k).
+
+    The index is asked for so many more that k remain. An exact index is asked again, for twice as many, as
+    long as the k-th score occurs beyond what it returned: FAISS may return any of several equal scores,
+    here the smaller item number comes first. -inf and 0 where there are fewer than k items.
+
+    Args:
+        index: over the catalogue.
+        interests: (B, K, d) float32.
+        banned: (B, E) int64 item numbers; 0 is no item.
+        k: items of each list.
+    """
+    users, K, d = interests.shape
+    base = len(index) + 1
+    out = np.unique(np.arange(users)[:, None] * base + banned)
+    width = min(k + banned.shape[1] + 1, len(index))
+    while True:
+        found = index.search(interests.reshape(-1, d), width)
+        scores, numbers = found[0].reshape(users, K, width), found[1].reshape(users, K, width)
+        last = scores[..., -1]
+        numbers[np.isin(np.arange(users)[:, None, None] * base + numbers, out)] = 0
+        scores = np.where(numbers == 0, -np.inf, scores).astype(np.float32)
+        order = np.lexsort((numbers, -scores))[..., :k]
+        kept, named = np.take_along_axis(scores, order, -1), np.take_along_axis(numbers, order, -1)
+        if width == len(index) or index.kind != "exact" or (kept[..., -1] > last).all():
+            return kept, named
+        width = min(2 * width, len(index))
+
+
+def _gathered(lists: Lists, order: IntArray) -> Lists:
+    scores, numbers, interests = lists
+    return (
+        np.take_along_axis(scores, order, -1),
+        np.take_along_axis(numbers, order, -1),
+        np.take_along_axis(interests, order, -1),
+    )

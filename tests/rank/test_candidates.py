@@ -1,0 +1,278 @@
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from diffacet.data.interactions import Ids
+from diffacet.errors import BadRun, BadSetting, UnknownItem
+from diffacet.rank.candidates import Recommender
+from diffacet.rank.categories import ItemCategories
+from diffacet.rank.index import Index
+from diffacet.rank.merging import diversify, merge, unseen
+from diffacet.rank.ranking import top_k, top_k_scores
+
+N, LENGTH = 300, 4
+
+
+def whole(*shape, low=-3, high=4, seed=0):
+    """Small whole numbers: every product and sum is exact in float32, and ties are everywhere."""
+    return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed)).float()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    K=st.integers(1, 4),
+    n=st.integers(1, 40),
+    k=st.integers(1, 50),
+    levels=st.sampled_from([1, 3, 1000]),
+    seed=st.integers(0, 2**30),
+)
+def test_merge_is_the_top_of_the_maximum(K, n, k, levels, seed):
+    scores = whole(K, n + 1, low=0, high=levels, seed=seed)
+    each = top_k_scores(scores, k)  # every interest's own list
+    got = merge(each.scores.numpy(), each.items.numpy(), k)
+    best = top_k_scores(scores.amax(0, keepdim=True), k)
+    np.testing.assert_array_equal(got[1], best.items[0])
+    np.testing.assert_array_equal(got[0], best.scores[0])
+    for number, interest in zip(got[1], got[2], strict=True):
+        column = scores[:, number].tolist()
+        assert interest == (column.index(max(column)) if number else 0)
+    assert (got[0].dtype, got[1].dtype, got[2].dtype) == (np.float32, np.int64, np.int64)
+
+
+def test_merge_of_many_users():
+    each = top_k_scores(whole(6, 50, low=0, high=9), 10)
+    scores, numbers = each.scores.numpy().reshape(2, 3, 10), each.items.numpy().reshape(2, 3, 10)
+    together = merge(scores, numbers, 12)
+    for b in range(2):
+        for part, alone in zip(together, merge(scores[b], numbers[b], 12), strict=True):
+            np.testing.assert_array_equal(part[b], alone)
+
+
+def greedy(scores, categories, k, kappa, *, differing):
+    """The definition, in either form of the gain; candidates with a category first."""
+    chosen, left = [], [i for i in range(len(scores)) if categories[i] >= 0]
+
+    def gain(i):
+        same = sum(categories[j] == categories[i] for j in chosen)
+        return scores[i] + kappa * (len(chosen) - same) if differing else scores[i] - kappa * same
+
+    while left and len(chosen) < k:
+        best = max(left, key=lambda i: (gain(i), -i))
+        chosen.append(best)
+        left.remove(best)
+    return (chosen + [i for i in range(len(scores)) if categories[i] < 0])[:k]
+
+
+eighths = st.integers(0, 80).map(lambda i: i / 8)  # exact, so that both forms round alike
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    items=st.lists(st.tuples(eighths, st.integers(-1, 4)), max_size=25),
+    k=st.integers(1, 30),
+    kappa=eighths.filter(bool),
+)
+def test_diversify_is_the_literal_greedy_choice(items, k, kappa):
+    items = sorted(items, key=lambda pair: -pair[0])
+    scores, categories = [score for score, _ in items], [category for _, category in items]
+    got = diversify(np.array(scores, np.float32), np.array(categories, np.int64), k, kappa).tolist()
+    assert got == greedy(scores, categories, k, kappa, differing=False)
+    assert got == greedy(scores, categories, k, kappa, differing=True)
+
+
+def test_diversify_limits():
+    scores = np.array([9, 8, 7, 6, 5, 4], np.float32)
+    categories = np.array([0, 0, -1, 1, 0, 2])
+    assert diversify(scores, categories, 4, 0.0).tolist() == [0, 1, 2, 3]
+    assert diversify(scores, categories, 6, 1e9).tolist() == [0, 3, 5, 1, 4, 2]
+    assert diversify(scores, categories, 99, 1e-9).tolist() == [0, 1, 3, 4, 5, 2]
+    assert diversify(scores[:0], categories[:0], 3, 1.0).tolist() == []
+    for kappa in (-1.0, math.inf, math.nan):
+        with pytest.raises(BadSetting, match="diversity is a finite number"):
+            diversify(scores, categories, 3, kappa)
+
+
+@pytest.mark.parametrize("levels", [2, 7])
+def test_unseen_is_exact_with_ties(levels):
+    vectors, interests = whole(N, 3, high=levels - 3), whole(5, 2, 3, seed=1)
+    banned = torch.randint(0, N + 1, (5, 9), generator=torch.Generator().manual_seed(2))
+    scores, numbers = unseen(Index.build(vectors.numpy()), interests.numpy(), banned.numpy(), 12)
+    catalogue = torch.cat((torch.zeros(1, 3), vectors))
+    ranked = top_k(interests.view(10, 1, 3), catalogue, 12, exclude=banned.repeat_interleave(2, 0))
+    np.testing.assert_array_equal(numbers.reshape(10, 12), ranked.items)
+    np.testing.assert_array_equal(scores.reshape(10, 12), ranked.scores)
+
+
+class Vectors(nn.Module):
+    def __init__(self, K=3):
+        super().__init__()
+        self.table = nn.Embedding(N + 1, 4)
+        self.table.weight.data = whole(N + 1, 4)
+        self.mix = nn.Parameter(whole(K, LENGTH, seed=1))
+        self.asked = []
+
+    def interests(self, history):
+        assert not self.training
+        self.asked.append(history)
+        return self.mix @ self.table(history.items)
+
+    def catalogue(self):
+        return self.table.weight
+
+
+class Scores(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = Vectors()
+
+    def scores(self, history):
+        return (self.inner.interests(history) @ self.inner.table.weight.T).amax(1)
+
+
+IDS = Ids(pl.Series([f"i{n}" for n in range(1, N + 1)]), 1)
+CATEGORIES = ItemCategories.from_lists([[f"c{n % 5}"] if n % 7 else [] for n in range(1, N + 1)])
+
+
+def recommender(model=None, **settings):
+    return Recommender(Vectors() if model is None else model, IDS, length=LENGTH, **settings)
+
+
+def ids(*numbers):
+    return [f"i{n}" for n in numbers]
+
+
+@pytest.mark.parametrize("exclude_seen", [False, True])
+@pytest.mark.parametrize("k", [1, 20, N, 2 * N])
+def test_recommend_is_top_k_of_the_whole_catalogue(k, exclude_seen):
+    given = [3, 1, 4, 1, 5, 9, 200]  # longer than what is read: all of it counts as seen
+    got = recommender().recommend(ids(*given), k, exclude_seen=exclude_seen)
+    model = Vectors()
+    interests = model.mix @ model.table(torch.tensor([given[-LENGTH:]]))
+    exclude = torch.tensor([given]) if exclude_seen else None
+    ranked = top_k(interests, model.table.weight, k, exclude=exclude)
+    there = ranked.items[0] > 0
+    assert len(got) == there.sum() == min(k, N - (len(set(given)) if exclude_seen else 0))
+    assert got.item_id.to_list() == ids(*ranked.items[0][there].tolist())
+    np.testing.assert_array_equal(got.score, ranked.scores[0][there].detach())
+    np.testing.assert_array_equal(got.interest, ranked.interest[0][there])
+    np.testing.assert_array_equal(got.interests, interests[0].detach())
+    other = recommender(Scores()).recommend(ids(*given), k, exclude_seen=exclude_seen)
+    assert other.item_id.to_list() == got.item_id.to_list()
+    np.testing.assert_array_equal(other.score, got.score)
+    assert other.interests is None
+    assert not other.interest.any()
+
+
+def test_many_are_answered_like_one():
+    rng = np.random.default_rng(0)
+    histories = [ids(*rng.integers(1, N + 1, rng.integers(1, 30))) for _ in range(300)]
+    service = recommender(categories=CATEGORIES)
+    for settings_ in ({}, {"diversity": 2.0}, {"exclude_seen": False}):
+        many = service.recommend_many(histories, 10, **settings_)
+        assert len(many) == 300
+        for row in (0, 7, 255, 256, 299):
+            one = service.recommend(histories[row], 10, **settings_)
+            assert one.item_id.to_list() == many[row].item_id.to_list()
+            np.testing.assert_array_equal(one.score, many[row].score)
+    assert service.recommend_many([]) == []
+
+
+def test_what_the_model_is_shown():
+    model = Vectors().train()
+    recommender(model).recommend_many([ids(1, 2, 3, 4, 5), ["new", "i7", "i8"]], 3)
+    history = model.asked[0]
+    assert history.items.tolist() == [[2, 3, 4, 5], [7, 8, 0, 0]]
+    assert history.users.tolist() == [-1, -1]
+    assert history.case.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("model", [Vectors, Scores, lambda: Vectors(1)])
+def test_diversity(model):
+    service, given = recommender(model(), categories=CATEGORIES), ids(5, 6)
+    plain, little = service.recommend(given, 10), service.recommend(given, 10, diversity=1e-6)
+    much = service.recommend(given, 10, diversity=1e6)
+    kinds = [int(CATEGORIES.primary[int(item[1:])]) for item in much.item_id]
+    assert sorted(kinds[:5]) == sorted(kinds[5:]) == [0, 1, 2, 3, 4]
+    assert len(set(much.item_id)) == 10
+    best = [item for item in plain.item_id if int(item[1:]) % 7]
+    assert little.item_id.to_list()[: len(best)] == best  # a tiny kappa orders ties only; no category comes last
+    assert {"i5", "i6"}.isdisjoint(much.item_id)
+
+
+def test_diversity_fills_up_with_items_without_a_category():
+    few = ItemCategories.from_lists([["a"] if n == 50 else [] for n in range(1, N + 1)])
+    service = recommender(categories=few)
+    got = service.recommend(ids(5, 6), N, diversity=1.0)
+    assert got.item_id[0] == "i50"
+    rest = [item for item in service.recommend(ids(5, 6), N).item_id if item != "i50"]
+    assert got.item_id.to_list()[1:] == rest
+
+
+def test_titles_and_unknown_ids():
+    numbers = Ids(pl.Series(range(1001, 1001 + N)), 1)
+    titles = pl.Series([f"title of {n}" for n in range(1001, 1001 + N)])
+    service = Recommender(Vectors(), numbers, length=LENGTH, titles=titles)
+    got = service.recommend([1005, "1006", 7, "x", 7], 5)
+    assert got.unknown == [7, "x"]
+    assert got.titles.to_list() == [f"title of {item}" for item in got.item_id]
+    assert got.item_id.dtype == pl.Int64
+    assert got.item_id.to_list() == service.recommend([1005, 1006], 5).item_id.to_list()
+    assert recommender().recommend(ids(1), 3).titles is None
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
+def test_other_indexes(kind):
+    exact, near = recommender().recommend(ids(5, 6), 20), recommender(index=kind).recommend(ids(5, 6), 20)
+    assert len(near) == 20
+    assert {"i5", "i6"}.isdisjoint(near.item_id)
+    assert near.score.sum() >= 0.9 * exact.score.sum() > 0
+    built = Index.build(Vectors().table.weight[1:].detach().numpy())
+    assert recommender(index=built).recommend(ids(5, 6)).item_id.to_list() == exact.item_id.to_list()
+
+
+def test_refusals():
+    service = recommender()
+    with pytest.raises(BadSetting, match="at least 1; got 0"):
+        service.recommend(ids(1), 0)
+    with pytest.raises(BadSetting, match="history 0 is empty"):
+        service.recommend([])
+    with pytest.raises(BadSetting, match="history 1 is empty"):
+        service.recommend_many([ids(1), []])
+    with pytest.raises(BadSetting, match="list of item ids"):
+        service.recommend("i1")
+    with pytest.raises(BadSetting, match="categories"):
+        service.recommend(ids(1), diversity=0.5)
+    for diversity in (-0.1, math.nan, math.inf):
+        with pytest.raises(BadSetting, match="finite"):
+            service.recommend(ids(1), diversity=diversity)
+    with pytest.raises(UnknownItem, match=r"history 0 .* catalogue of 300 items: a, b; ids look like i1, i2, i3"):
+        service.recommend(["a", "b", "a"])
+    with pytest.raises(UnknownItem, match=r"history 1 .*: 0, 1, 2, 3, 4 and 3 more"):
+        service.recommend_many([ids(1), list(range(8))])
+    with pytest.raises(BadSetting, match="unknown index kind"):
+        recommender(index="flat")
+    with pytest.raises(BadSetting, match="length"):
+        Recommender(Vectors(), IDS, length=0)
+
+
+def test_parts_that_do_not_fit():
+    few = Ids(pl.Series(["a", "b"]), 1)
+    with pytest.raises(BadRun, match="300 items, the data has 2"):
+        Recommender(Vectors(), few, length=LENGTH)
+    with pytest.raises(BadRun, match="300 items, the data has 2"):
+        Recommender(Scores(), few, length=LENGTH).recommend(["a"])
+    with pytest.raises(BadRun, match="those of 1 items"):
+        recommender(categories=ItemCategories.from_lists([["a"]]))
+    with pytest.raises(TypeError, match="neither"):
+        recommender(nn.Linear(1, 1)).recommend(ids(1))
+    broken = Vectors()
+    service = recommender(broken)
+    broken.mix.data.fill_(math.nan)
+    with pytest.raises(BadRun, match="not finite"):
+        service.recommend(ids(1))

@@ -1,0 +1,212 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import ndcg_score
+
+from diffacet.data.sequences import Sequences
+from diffacet.rank.categories import (
+    ItemCategories,
+    hit_kinds,
+    mean_difference,
+    mean_distance,
+    measure,
+    uncategorised,
+)
+from diffacet.rank.metrics import METRICS, match, match_rows
+
+
+def discount(i):
+    return 1 / math.log2(i + 2)
+
+
+def ideal(h):
+    return sum(discount(i) for i in range(h))
+
+
+def loops(ranked, G, n):
+    """One user's metrics, from the definitions: `ranked` without padding, G in time order with repeats."""
+    R, S = ranked[:n], set(G)
+    h = sum(1 for item in R if item in S)
+    gain = sum(discount(i) for i, item in enumerate(R) if item in S)
+    mean = sum(discount(i) for i in range(len(R))) / len(R) if R else 0.0
+    found = sum(1 for g in G if g in R)
+    early = sum(discount(j) for j, g in enumerate(G) if g in R)
+    best = ideal(min(n, len(S)))
+    first = next((i for i, item in enumerate(R) if item in S), None)
+    return {
+        "recall": h / len(G) if G else 0.0,
+        "hit_rate": float(h > 0),
+        "ndcg": gain / ideal(h) if h else 0.0,
+        "ndcg_set": h * mean / ideal(h) if h else 0.0,
+        "ndcg_target": early / ideal(found) if found else 0.0,
+        "recall_textbook": h / len(S) if S else 0.0,
+        "ndcg_textbook": gain / best if best else 0.0,
+        "precision": h / n,
+        "mrr": 0.0 if first is None else 1 / (first + 1),
+    }
+
+
+def packed(lists, targets, width):
+    items = np.array([[*row, *[0] * (width - len(row))] for row in lists], dtype=np.int64).reshape(len(lists), width)
+    offsets = np.cumsum([0, *map(len, targets)])
+    return items, np.array([g for G in targets for g in G], dtype=np.int64), offsets
+
+
+users = st.lists(
+    st.tuples(
+        st.lists(st.integers(1, 12), unique=True, max_size=10),
+        st.lists(st.integers(1, 14), max_size=20),  # repeats, more than N, outside the list
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(users=users, n=st.integers(1, 12))
+def test_metrics_equal_the_loops(users, n):
+    lists, targets = [u[0] for u in users], [u[1] for u in users]
+    matched = match(*packed(lists, targets, 10))
+    for name, metric in METRICS.items():
+        expected = [loops(row, G, n)[name] for row, G in zip(lists, targets, strict=True)]
+        value = metric(matched, n)
+        assert value.dtype == np.float64
+        np.testing.assert_allclose(value, expected, rtol=1e-12, atol=0, err_msg=name)
+
+
+@settings(max_examples=50, deadline=None)
+@given(users=users, n=st.integers(1, 12))
+def test_bounds(users, n):
+    m = {
+        name: metric(match(*packed([u[0] for u in users], [u[1] for u in users], 10)), n)
+        for name, metric in METRICS.items()
+    }
+    for value in m.values():
+        assert ((value >= 0) & (value <= 1 + 1e-12)).all()
+    assert (m["recall"] <= m["recall_textbook"]).all()
+    assert (m["recall_textbook"] <= m["hit_rate"]).all()
+    assert (m["ndcg_textbook"] <= m["ndcg"] + 1e-12).all()
+    plain = np.array([len(set(G)) == len(G) for _, G in users])
+    assert (m["recall"][plain] == m["recall_textbook"][plain]).all()
+
+
+def test_ndcg_is_one_where_hits_come_first():
+    lists, targets = [[4, 2, 7, 8], [1, 2, 3, 4]], [[2, 4, 4, 9], [1]]
+    matched = match(*packed(lists, targets, 4))
+    np.testing.assert_allclose(METRICS["ndcg"](matched, 4), [1, 1])
+    np.testing.assert_allclose(METRICS["ndcg_textbook"](matched, 4), [ideal(2) / ideal(3), 1])
+
+
+def test_ndcg_set_is_the_mean_over_all_orders():
+    listed, G = [3, 1, 4, 7, 5, 9], [4, 9, 9, 2, 7]
+    orders = [list(order) for order in itertools.permutations(listed)]
+    every = match(*packed(orders, [G] * len(orders), 6))
+    one = match(*packed([listed], [G], 6))
+    np.testing.assert_allclose(METRICS["ndcg_set"](one, 6)[0], METRICS["ndcg"](every, 6).mean())
+
+
+def test_ndcg_set_constants():
+    matched = match(*packed([list(range(1, 51))], [[1]], 50))
+    np.testing.assert_allclose(METRICS["ndcg_set"](matched, 20), [0.352013], atol=5e-7)
+    np.testing.assert_allclose(METRICS["ndcg_set"](matched, 50), [0.257955], atol=5e-7)
+
+
+def test_ndcg_textbook_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    relevance = (rng.random((40, 60)) < 0.1).astype(int)
+    relevance[:, 0] = 1  # scikit-learn leaves out rows without a relevant item
+    scores = rng.permuted(np.tile(np.arange(60.0), (40, 1)), axis=1)
+    lists = np.argsort(-scores, axis=1) + 1
+    targets = [(np.flatnonzero(row) + 1).tolist() for row in relevance]
+    matched = match(*packed(lists.tolist(), targets, 60))
+    for n in (1, 5, 20, 60):
+        ours = METRICS["ndcg_textbook"](matched, n).mean()
+        np.testing.assert_allclose(ours, ndcg_score(relevance, scores, k=n), rtol=1e-12)
+
+
+def test_rows_of_a_holdout():
+    items, flat, offsets = packed([[1, 2], [3, 4], [5, 6]], [[1, 1], [7], [6, 2]], 2)
+    whole, target = match(items, flat, offsets), Sequences(flat, offsets, np.arange(3))
+    part = match_rows(items[1:], target, 1)
+    assert whole.hits[1:].tolist() == part.hits.tolist() == [[False, False], [False, True]]
+    assert part.targets.tolist() == [1, 2]
+    assert whole.distinct.tolist() == [1, 1, 2]
+
+
+lists_of_categories = st.lists(st.lists(st.sampled_from("abcdef"), max_size=4), min_size=8, max_size=8)
+
+
+def hamming_loop(names, row):
+    sets = [set(names[i - 1]) for i in row if i and names[i - 1]]
+    pairs = [len(a ^ b) for a, b in itertools.combinations(sets, 2)]
+    return sum(pairs) / len(pairs) if pairs else math.nan
+
+
+def difference_loop(names, row):
+    leaves = [names[i - 1][-1] for i in row if i and names[i - 1]]
+    pairs = [a != b for a, b in itertools.combinations(leaves, 2)]
+    return sum(pairs) / len(pairs) if pairs else math.nan
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    names=lists_of_categories,
+    rows=st.lists(st.permutations([0, 0, 1, 2, 3, 4, 5, 6, 7, 8]), min_size=1, max_size=5),
+    n=st.integers(1, 10),
+    data=st.data(),
+)
+def test_category_metrics_equal_the_loops(names, rows, n, data):
+    categories, items = ItemCategories.from_lists(names), np.array(rows)[:, :n]
+    np.testing.assert_allclose(mean_distance(categories, items), [hamming_loop(names, row) for row in items])
+    np.testing.assert_allclose(mean_difference(categories, items), [difference_loop(names, row) for row in items])
+    hits = np.array(
+        data.draw(st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=len(rows), max_size=len(rows)))
+    )
+    hits &= items > 0
+    kinds = [len({names[i - 1][-1] for i in row[hit] if names[i - 1]}) for row, hit in zip(items, hits, strict=True)]
+    assert hit_kinds(categories, items, hits).tolist() == kinds
+    without = []
+    for row in items:
+        there = [i for i in row if i]
+        without.append(sum(not names[i - 1] for i in there) / len(there) if there else math.nan)
+    np.testing.assert_allclose(uncategorised(categories, items), without)
+
+
+def test_category_limits():
+    items = np.array([[1, 2, 3, 4]])
+    same, differ = ItemCategories.from_lists([["x"]] * 4), ItemCategories.from_lists([[c] for c in "abcd"])
+    assert (mean_distance(same, items)[0], mean_difference(same, items)[0]) == (0, 0)
+    assert (mean_distance(differ, items)[0], mean_difference(differ, items)[0]) == (2, 1)
+
+
+def test_conc_averages_the_interests_that_have_a_value():
+    names = [["a", "b"], ["a"], [], ["c"]]
+    categories = ItemCategories.from_lists(names)
+    lists = np.array([[[1, 2], [2, 4], [3, 4]]])  # distances 1 and 2; the third has one item with a category
+    merged = np.array([[1, 4]])
+    values = measure(categories, merged, np.array([[True, True]]), lists, [1, 2])
+    assert values["conc@2"].tolist() == [1.5]
+    assert values["conc_merged@2"].tolist() == [3]
+    assert values["div_hit_mean@2"].tolist() == [2]
+    assert values["div_hit_mean@1"].tolist() == [1]
+    assert math.isnan(values["conc@1"][0])
+    assert "conc@2" not in measure(categories, merged, np.array([[True, True]]), None, [2])
+
+
+def test_categories_of_items():
+    categories = ItemCategories.from_lists([["a", "b", "a"], None, [], ["b"]])
+    assert categories.names == ("a", "b")
+    assert categories.n_items == 4
+    assert categories.primary.tolist() == [-1, 0, -1, -1, 1]
+    assert categories.offsets.tolist() == [0, 0, 2, 2, 2, 3]
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (3, 5)])
+def test_no_targets_at_all(shape):
+    matched = match(np.ones(shape, np.int64).cumsum(1), np.zeros(0, np.int64), np.zeros(shape[0] + 1, np.int64))
+    for metric in METRICS.values():
+        assert metric(matched, 5).tolist() == [0.0] * shape[0]
