@@ -75,7 +75,7 @@ class Run:
         """What turns a history of the log's own item ids into candidates."""
         columns = self.catalogue.columns
         return Recommender(
-            self.model,
+            _askable(self.model),
             Ids(self.catalogue["item_id"], 1),
             length=self.settings.training.length,
             titles=self.catalogue["title"] if "title" in columns else None,
@@ -156,6 +156,7 @@ def train(
     split_seed: int = 1230,
     max_steps: int | None = None,
     device: str = "auto",
+    threads: int = 1,
     resume: bool = False,
     watch: Watch | None = None,
 ) -> Run:
@@ -172,6 +173,7 @@ def train(
         split_seed: of the shuffle of users; 1230 is the published protocol's.
         max_steps: training steps at most.
         device: "auto", "cpu" or "cuda".
+        threads: of the CPU. More than one slows the small products of a training step, often by far.
         resume: go on from the last checkpoint in `out`, to the same result as an unbroken run.
         watch: called after every step.
 
@@ -184,6 +186,8 @@ def train(
     changes = {"seed": seed} | ({} if max_steps is None else {"max_steps": max_steps}) | changes
     chosen = settings.apply(card, settings.preset(card, preset), changes)
     target = pick_device(device)
+    if threads < 1:
+        raise BadSetting(f"threads is at least 1; got {threads}")
     dataset = store.open(data)
     cut = splits.make_split(dataset.log, split, split_seed)
     told = {
@@ -195,6 +199,7 @@ def train(
         "split": {"name": split, "seed": split_seed, "leaks": cut.leaks, "dropped_users": cut.dropped_users},
     }
     _check_directory(out, told, resume)
+    torch.set_num_threads(threads)
     facts = batches.facts(cut.train, dataset.log.n_items, chosen.training)
     with initial_weights(chosen.training.seed):
         model = card.build(chosen.model, facts).to(target)
@@ -210,7 +215,10 @@ def train(
 
 
 def load(
-    path: Path | str, *, set: Iterable[str] | Mapping[str, Any] = (), device: str = "auto"  # noqa: A002
+    path: Path | str,
+    *,
+    set: Iterable[str] | Mapping[str, Any] = (),  # noqa: A002
+    device: str = "auto",
 ) -> Run:
     """The run in `path` with its best weights; `set` may change settings that shape no weight.
 
@@ -310,7 +318,9 @@ def _check_directory(out: Path, told: dict[str, Any], resume: bool) -> None:
             f"now {told['data']['name']}, {told['data']['fingerprint']}); resume with the same --data"
         )
     old, new = _flat(before), _flat(told)
-    changed = [f"{key} is {new.get(key)}, was {old.get(key)}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    changed = [
+        f"{key} is {new.get(key)}, was {old.get(key)}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)
+    ]
     if changed:
         raise BadRun(f"{out} was begun with other settings: {'; '.join(changed)}; resume with the same, or a new --out")
 
@@ -343,4 +353,3 @@ def _categories(catalogue: pl.DataFrame) -> ItemCategories | None:
 def _askable(model: nn.Module) -> Any:
     """The model as a Matcher or Scorer, which its card promises that it is."""
     return model
-

@@ -110,7 +110,9 @@ def describe(card: Card) -> list[dict[str, Any]]:
         for field in dataclasses.fields(kind):
             hint = hints[field.name]
             info = next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, FieldInfo)), FieldInfo())
-            values = {n: getattr(p.model if group == "model" else p.training, field.name) for n, p in card.presets.items()}
+            values = {
+                n: getattr(p.model if group == "model" else p.training, field.name) for n, p in card.presets.items()
+            }
             default = field.default.default if isinstance(field.default, FieldInfo) else field.default
             rows.append(
                 {

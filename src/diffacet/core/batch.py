@@ -28,8 +28,11 @@ class Histories:
 
     def to(self, device: torch.device) -> "Histories":
         """The same histories on `device`."""
-        move = {"device": device, "non_blocking": True}
-        return Histories(self.items.to(**move), self.users.to(**move), self.case.to(**move))
+        return Histories(
+            self.items.to(device, non_blocking=True),
+            self.users.to(device, non_blocking=True),
+            self.case.to(device, non_blocking=True),
+        )
 
 
 @dataclass(frozen=True)

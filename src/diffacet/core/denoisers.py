@@ -23,18 +23,16 @@ class StepToken(nn.Module):
         self.dim = dim
         if kind == "learned":
             self.table: nn.Parameter | None = nn.Parameter(nn.init.xavier_uniform_(torch.empty(steps, dim)))
-            self.mlp: nn.Sequential | None = None
         else:
             self.table = None
-            self.mlp = nn.Sequential(_linear(dim, dim), nn.SiLU(), _linear(dim, dim))
+            self.inner, self.outer = _linear(dim, dim), _linear(dim, dim)
 
     def forward(self, t: Tensor) -> Tensor:
         """(B,) -> (B, d)."""
         if self.table is not None:
             return functional.embedding(t - 1, self.table)
-        assert self.mlp is not None
-        wave = sinusoid(t, self.dim)
-        return self.mlp(wave.to(self.mlp[0].weight.dtype))
+        wave = sinusoid(t, self.dim).to(self.inner.weight.dtype)
+        return self.outer(functional.silu(self.inner(wave)))
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:

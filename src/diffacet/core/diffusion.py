@@ -80,7 +80,7 @@ class Schedule(nn.Module):
     # A chain is float64 whatever the module is cast to.
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Schedule":
         tables = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, table in tables.items():
             moved = self._buffers[name]
             if moved is not None and moved.dtype != torch.float64:
@@ -105,7 +105,7 @@ def scaled_linear(steps: int, scale: float, low: float, high: float, first_beta:
         BadSetting: unless 0 < scale * low <= scale * high < 1 (equal bounds only for T = 1).
     """
     level = scale * _ramp(steps, low, high)
-    if not 0 < scale * low or not max(level.max().item(), scale * high) < 1:
+    if not scale * low > 0 or not max(level.max().item(), scale * high) < 1:
         raise BadSetting(
             f"noise levels lie in (0, 1): scale * low = {scale * low:.4g}, scale * high = {scale * high:.4g}; "
             "set the scale and the bounds so that 0 < scale * low and scale * high < 1"
@@ -174,7 +174,7 @@ def eps_from_x0(xt: Tensor, x0: Tensor, t: Tensor, schedule: Schedule) -> Tensor
 
 
 def x0_from_eps(predict_noise: Denoise, schedule: Schedule) -> Denoise:
-    """A denoiser out of a network that predicts the noise: x0 = (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t)."""
+    """A denoiser out of a network that predicts noise: x0 = (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t)."""
 
     def denoise(xt: Tensor, t: Tensor) -> Tensor:
         noise = schedule.at(schedule.noise_level.sqrt(), t, xt) * predict_noise(xt, t)

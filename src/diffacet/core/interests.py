@@ -57,5 +57,7 @@ def prune(attention: Tensor, mask: Tensor, share: float) -> Tensor:
     # In float64, and less a little: 0.7 * 10 must not become 8.
     keep = torch.ceil(share * n.double() - 1e-9).clamp(min=1).long()
     order = attention.detach().masked_fill(~mask, float("-inf")).sort(dim=-1, descending=True, stable=True).indices
-    rank = torch.empty_like(order).scatter_(-1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order))
+    rank = torch.empty_like(order).scatter_(
+        -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    )
     return (rank < keep) & mask

@@ -39,8 +39,8 @@ def kaiming(*shape: int) -> nn.Parameter:
 
 
 def sinusoid(t: Tensor, dim: int) -> Tensor:
-    """(B,) steps -> (B, d): cosines then sines of t * 10000^(-2i/d); an odd d ends in a zero (Vaswani et al. 2017)."""
+    """(B,) steps -> (B, d) float64: cosines, then sines, of t * 10000^(-2i/d), and a zero at the end of an odd d."""
     half = dim // 2
     frequency = torch.exp(-math.log(10_000) * 2 / dim * torch.arange(half, device=t.device, dtype=torch.float64))
     angle = t.to(torch.float64).unsqueeze(-1) * frequency
-    return functional.pad(torch.cat([angle.cos(), angle.sin()], -1), (0, dim % 2)).to(torch.get_default_dtype())
+    return functional.pad(torch.cat([angle.cos(), angle.sin()], -1), (0, dim % 2))

@@ -10,7 +10,7 @@ from diffacet.core.batch import SequenceBatch
 
 
 def _wide(x: Tensor) -> Tensor:
-    """x in float32, or in float64 if it is that already."""
+    """X in float32, or in float64 if it is that already."""
     return x if x.dtype == torch.float64 else x.float()
 
 

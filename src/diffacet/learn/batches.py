@@ -26,7 +26,7 @@ def facts(train: Sequences, n_items: int, training: Training) -> Facts:
 
 
 def batch_at(train: Sequences, n_items: int, training: Training) -> Callable[[int], SequenceBatch]:
-    """step -> the batch of that step, on the CPU.
+    """Step -> the batch of that step, on the CPU.
 
     B distinct users uniformly (all of them if there are fewer); target position k uniform in
     {first_target, ..., len - 1}, or in {len - 1} for a shorter sequence; history = the L items before k.
@@ -91,7 +91,7 @@ def draw_negatives(rng: np.random.Generator, n_items: int, training: Training) -
 
 
 def log_expected_count(numbers: IntArray, n_items: int, training: Training, tries: int | None) -> NDArray[np.float32]:
-    """ln of how often each item is expected among the negatives, (n,) float32.
+    """Ln of how often each item is expected among the negatives, (n,) float32.
 
     With repeats M P(i); without, 1 - (1 - P(i))^tries for the log-uniform law and M / N for the uniform one.
     """

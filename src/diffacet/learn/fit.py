@@ -54,8 +54,8 @@ def fit(
     if trail.stale(training.patience) or (trail.records and start >= training.max_steps):
         return trail
     if not isinstance(model, Trained) or training.max_steps == 0:
-        record = Record(0, _validated(model, validate), seconds=time.perf_counter() - clock)
-        _keep(record, model, optimizer, trail, checkpoints)
+        only = Record(0, _validated(model, validate), seconds=time.perf_counter() - clock)
+        _keep(only, model, optimizer, trail, checkpoints)
         return trail
 
     sums: dict[str, Tensor] = {}
@@ -67,7 +67,8 @@ def fit(
             optimizer.step(torch.stack(list(terms.values())).sum(), rate(training, step))
             terms = {name: term.detach() for name, term in terms.items()}
             sums = {name: sums.get(name, 0.0) + term for name, term in terms.items()}
-            done, record = step + 1, None
+            done = step + 1
+            record: Record | None = None
             if done % training.validate_every == 0 or done == training.max_steps:
                 interval = done - (trail.records[-1].step if trail.records else 0)
                 means = {name: (total / interval).item() for name, total in sums.items()}

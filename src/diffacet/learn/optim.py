@@ -25,7 +25,8 @@ class RowAdam:
     def __init__(self, weight: nn.Parameter, lr: float) -> None:
         """`weight` (N + 1, d) must receive sparse gradients."""
         self.weight, self.lr, self.step_count = weight, lr, 0
-        self.mean, self.square = torch.zeros_like(weight), torch.zeros_like(weight)
+        # Written, not only reserved: else every row's first touch is a page fault inside a step.
+        self.mean, self.square = torch.full_like(weight, 0.0), torch.full_like(weight, 0.0)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -33,7 +34,7 @@ class RowAdam:
         if self.weight.grad is None:
             return
         gradient = self.weight.grad
-        rows, inverse = gradient._indices()[0].unique(return_inverse=True)
+        rows, inverse = torch.unique(gradient._indices()[0], return_inverse=True)
         values = gradient._values()
         total = values.new_zeros(len(rows), values.shape[1]).index_add_(0, inverse, values)
         self.step_count += 1
@@ -77,8 +78,8 @@ class Optimizer:
         """Every tensor that a resumed run needs, flat."""
         found: dict[str, Tensor] = {}
         if self.dense is not None:
-            for index, values in self.dense.state_dict()["state"].items():
-                found.update({f"dense.{index}.{name}": torch.as_tensor(value) for name, value in values.items()})
+            for parameter, values in self.dense.state_dict()["state"].items():
+                found.update({f"dense.{parameter}.{key}": torch.as_tensor(value) for key, value in values.items()})
         for index, row in enumerate(self.rows):
             found[f"rows.{index}.mean"], found[f"rows.{index}.square"] = row.mean, row.square
             found[f"rows.{index}.step"] = torch.tensor(float(row.step_count))
@@ -89,9 +90,9 @@ class Optimizer:
         if self.dense is not None:
             nested: dict[int, dict[str, Tensor]] = {}
             for name, value in state.items():
-                kind, index, key = name.split(".")
+                kind, parameter, key = name.split(".")
                 if kind == "dense":
-                    nested.setdefault(int(index), {})[key] = value
+                    nested.setdefault(int(parameter), {})[key] = value
             groups = self.dense.state_dict()["param_groups"]
             self.dense.load_state_dict({"state": nested, "param_groups": groups})
         for index, row in enumerate(self.rows):

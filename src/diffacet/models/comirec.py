@@ -11,9 +11,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffacet.core import objectives
+from diffacet.core import objectives, protocols
 from diffacet.core.batch import Histories, SequenceBatch
-from diffacet.core.contract import STRICT, Card, Facts, Preset, Training
+from diffacet.core.contract import STRICT, Card, Facts, Preset
 from diffacet.core.interests import SelfAttentive, select
 from diffacet.core.layers import ItemTable
 from diffacet.core.papers import COMIREC
@@ -55,8 +55,6 @@ class ComiRecSA(nn.Module):
         return self.items.weight
 
 
-_PAPER = Training(max_steps=6_000, validate_every=200, patience=5, item_updates="dense")
-
 CARDS = [
     Card(
         "comirec-sa",
@@ -66,8 +64,10 @@ CARDS = [
         summary="multi-interest extraction by self-attention",
         paper=COMIREC,
         presets={
-            "paper": Preset(ComiRecSAConfig(), _PAPER, "REMI's code, learning rate of DMI Sec. 4.1.2"),
-            "best": Preset(ComiRecSAConfig(), _PAPER, "to be chosen"),
+            "paper": Preset(ComiRecSAConfig(), protocols.BEAUTY, "REMI's code; Amazon Beauty"),
+            "paper-gowalla": Preset(ComiRecSAConfig(), protocols.GOWALLA, "REMI's code; Gowalla"),
+            "paper-book": Preset(ComiRecSAConfig(), protocols.BOOK, "REMI's code; Amazon Book"),
+            "best": Preset(ComiRecSAConfig(dropout=0.3), protocols.BEST, "chosen on validation of Amazon Beauty"),
         },
     ),
 ]

@@ -15,9 +15,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffacet.core import diffusion, objectives
+from diffacet.core import diffusion, objectives, protocols
 from diffacet.core.batch import Histories, SequenceBatch
-from diffacet.core.contract import INFERENCE, STRICT, Card, Facts, Preset, Training
+from diffacet.core.contract import INFERENCE, STRICT, Card, Facts, Preset
 from diffacet.core.denoisers import CrossAttention, StepMLP
 from diffacet.core.interests import SelfAttentive, prune, select
 from diffacet.core.layers import ItemTable
@@ -37,7 +37,8 @@ class DMIConfig:
     interests: Annotated[int, Field(ge=1, title="K", description="interests per user")] = 4
     steps: Annotated[int, Field(ge=1, title="T", description="diffusion steps")] = 10
     schedule: Annotated[
-        Literal["scaled-linear", "linear-beta"], Field(description="what grows linearly: 1 - alpha_bar (Eq. 8), or beta")
+        Literal["scaled-linear", "linear-beta"],
+        Field(description="what grows linearly: 1 - alpha_bar (Eq. 8), or beta"),
     ] = "scaled-linear"
     noise_scale: Annotated[float, Field(gt=0, title="s", description="noise scale (Eq. 8)")] = 5.0
     noise_min: Annotated[float, Field(gt=0, lt=1, title="α_min", description="noise at step 1 (Eq. 8)")] = 1e-4
@@ -64,10 +65,14 @@ class DMIConfig:
         INFERENCE,
     ] = None
     start: Annotated[
-        Literal["noise", "mean"], Field(description="start of the reverse chain: noised interest, or its mean"), INFERENCE
+        Literal["noise", "mean"],
+        Field(description="start of the reverse chain: noised interest, or its mean"),
+        INFERENCE,
     ] = "noise"
     reverse_noise: Annotated[
-        Literal["none", "posterior"], Field(title="σ_t", description="noise inside the reverse chain (S none)"), INFERENCE
+        Literal["none", "posterior"],
+        Field(title="σ_t", description="noise inside the reverse chain (S none)"),
+        INFERENCE,
     ] = "none"
     noise_seed: Annotated[int, Field(ge=0, description="seed of the noise that inference draws"), INFERENCE] = 0
 
@@ -182,8 +187,6 @@ class DMI(nn.Module):
         }
 
 
-_PAPER = Training(max_steps=6_000, validate_every=200, patience=5, item_updates="dense")
-
 CARDS = [
     Card(
         "dmi",
@@ -193,8 +196,10 @@ CARDS = [
         summary="multi-interest extraction, each interest refined by diffusion",
         paper=PAPER,
         presets={
-            "paper": Preset(DMIConfig(), _PAPER, "Sec. 4.1.2; open values by experiment on Amazon Beauty"),
-            "best": Preset(DMIConfig(), _PAPER, "to be chosen"),
+            "paper": Preset(DMIConfig(), protocols.BEAUTY, "Sec. 4.1.2; open values by search on Amazon Beauty"),
+            "paper-gowalla": Preset(DMIConfig(hardness=1.0), protocols.GOWALLA, "the same; β of REMI's code"),
+            "paper-book": Preset(DMIConfig(hardness=10.0), protocols.BOOK, "the same; β of REMI's code"),
+            "best": Preset(DMIConfig(dropout=0.1), protocols.BEST, "chosen on validation of Amazon Beauty"),
         },
     ),
 ]

@@ -12,9 +12,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffacet.core import objectives
+from diffacet.core import objectives, protocols
 from diffacet.core.batch import Histories, SequenceBatch
-from diffacet.core.contract import STRICT, Card, Facts, Preset, Training
+from diffacet.core.contract import STRICT, Card, Facts, Preset
 from diffacet.core.interests import SelfAttentive, select
 from diffacet.core.layers import ItemTable
 from diffacet.core.papers import REMI as PAPER
@@ -62,8 +62,6 @@ class REMI(nn.Module):
         return self.items.weight
 
 
-_PAPER = Training(max_steps=6_000, validate_every=200, patience=5, item_updates="dense")
-
 CARDS = [
     Card(
         "remi",
@@ -73,8 +71,10 @@ CARDS = [
         summary="multi-interest extraction with hard negatives and spread attention",
         paper=PAPER,
         presets={
-            "paper": Preset(REMIConfig(), _PAPER, "REMI's code; hardness by search on Amazon Beauty"),
-            "best": Preset(REMIConfig(), _PAPER, "to be chosen"),
+            "paper": Preset(REMIConfig(), protocols.BEAUTY, "REMI's code; Amazon Beauty, hardness by search"),
+            "paper-gowalla": Preset(REMIConfig(hardness=1.0), protocols.GOWALLA, "REMI's code; Gowalla"),
+            "paper-book": Preset(REMIConfig(hardness=10.0), protocols.BOOK, "REMI's code; Amazon Book"),
+            "best": Preset(REMIConfig(dropout=0.3), protocols.BEST, "chosen on validation of Amazon Beauty"),
         },
     ),
 ]

@@ -8,15 +8,14 @@ Shapes: B users, L history items, d dimensions, N items.
 from itertools import pairwise
 from typing import Annotated
 
-import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffacet.core import objectives
+from diffacet.core import objectives, protocols
 from diffacet.core.batch import Histories, SequenceBatch
-from diffacet.core.contract import STRICT, Card, Facts, Preset, Training
+from diffacet.core.contract import STRICT, Card, Facts, Preset
 from diffacet.core.layers import ItemTable, kaiming
 from diffacet.core.papers import YOUTUBE_DNN
 
@@ -64,8 +63,6 @@ class YDNN(nn.Module):
         return self.items.weight
 
 
-_PAPER = Training(max_steps=6_000, validate_every=200, patience=5, item_updates="dense")
-
 CARDS = [
     Card(
         "y-dnn",
@@ -75,8 +72,10 @@ CARDS = [
         summary="mean of the history, one vector per user",
         paper=YOUTUBE_DNN,
         presets={
-            "paper": Preset(YDNNConfig(), _PAPER, "REMI's code, learning rate of DMI Sec. 4.1.2"),
-            "best": Preset(YDNNConfig(), _PAPER, "to be chosen"),
+            "paper": Preset(YDNNConfig(), protocols.BEAUTY, "REMI's code; Amazon Beauty"),
+            "paper-gowalla": Preset(YDNNConfig(), protocols.GOWALLA, "REMI's code; Gowalla"),
+            "paper-book": Preset(YDNNConfig(), protocols.BOOK, "REMI's code; Amazon Book"),
+            "best": Preset(YDNNConfig(dropout=0.3), protocols.BEST, "chosen on validation of Amazon Beauty"),
         },
     ),
 ]

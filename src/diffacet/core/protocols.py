@@ -1,0 +1,22 @@
+"""How the tables of the matching papers train, one value a data set, shared by every model compared in them.
+
+The protocol is that of REMI's code with DMI's learning rate (DMI Sec. 4.1.2): batch 128, 1,280 shared uniform
+negatives with the target kept among them, targets from the fifth item on, dense Adam at 0.002. Its printed
+budget, a million steps with a patience of 50 validations, is cut where validation has been flat for long.
+"""
+
+from dataclasses import replace
+
+from diffacet.core.contract import Training
+
+BOOK = Training(item_updates="dense")
+"""Amazon Book: the printed budget, a validation every 1,000 steps."""
+
+BEAUTY = replace(BOOK, max_steps=6_000, validate_every=200, patience=5)
+"""Amazon Beauty: models peak between 2,000 and 4,500 steps."""
+
+GOWALLA = replace(BOOK, length=40, max_steps=15_000, validate_every=1_000, patience=5)
+"""Gowalla: histories of 40."""
+
+BEST = Training(first_target=1, max_steps=10_000, validate_every=500, patience=3)
+"""Ours, for any log: every position but the first is a target, which matters most where users are short."""
