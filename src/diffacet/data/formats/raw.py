@@ -1,0 +1,127 @@
+"""Bytes of plain and gzip files, and the files of a directory; every failure is a BadLog that names the file."""
+
+import gzip
+import zlib
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from diffacet.errors import BadLog
+
+GZIP = b"\x1f\x8b"
+SUFFIXES = {
+    "csv": (".csv", ".tsv", ".tab", ".txt", ".dat", ".inter"),
+    "jsonl": (".jsonl", ".json", ".ndjson"),
+    "parquet": (".parquet", ".pq"),
+}
+_REFUSED = {
+    b"PK\x03\x04": "a zip archive; unpack it and pass the file inside",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd; unpack it, or compress it with gzip",
+    b"BZh": "compressed with bzip2; unpack it, or compress it with gzip",
+    b"\xfd7zXZ": "compressed with xz; unpack it, or compress it with gzip",
+    b"\x80\x02": "a pickle, which is never read because it can run code; export the log to CSV or Parquet",
+    b"\x80\x03": "a pickle, which is never read because it can run code; export the log to CSV or Parquet",
+    b"\x80\x04": "a pickle, which is never read because it can run code; export the log to CSV or Parquet",
+    b"\x80\x05": "a pickle, which is never read because it can run code; export the log to CSV or Parquet",
+    b"\xff\xfe": "in UTF-16, not UTF-8; re-encode it: iconv -f UTF-16 -t UTF-8 FILE > NEW",
+    b"\xfe\xff": "in UTF-16, not UTF-8; re-encode it: iconv -f UTF-16 -t UTF-8 FILE > NEW",
+}
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise BadLog(f"{path}: no such file; check the path") from error
+    except IsADirectoryError as error:
+        raise BadLog(f"{path} is a directory; pass a file") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise BadLog(f"{path}: damaged gzip file ({error}); download or compress it again") from error
+    except OSError as error:
+        raise BadLog(f"{path} cannot be read ({error.strerror or error}); check its permissions") from error
+
+
+@contextmanager
+def _lines(path: Path) -> Iterator[Iterable[bytes]]:
+    """The open file as an iterator of lines, unpacked."""
+    with _refusals(path), path.open("rb") as file:
+        zipped = file.read(2) == GZIP or path.suffix == ".gz"
+        file.seek(0)
+        if zipped:
+            with gzip.open(file) as unzipped:
+                yield unzipped
+        else:
+            yield file
+
+
+def _check(path: Path, start: bytes, *, empty: bool) -> None:
+    if empty:
+        raise BadLog(f"{path} is empty; a log needs a header and at least one row")
+    for magic, words in _REFUSED.items():
+        if start.startswith(magic):
+            raise BadLog(f"{path} is {words}")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole file, unpacked; raises BadLog when it is missing, damaged, empty or of a kind that is not read."""
+    with _refusals(path):
+        data = path.read_bytes()
+        if data.startswith(GZIP) or (path.suffix == ".gz" and data):
+            data = gzip.decompress(data)
+    _check(path, data[:8], empty=not data or data.isspace())
+    return data
+
+
+def first_line(path: Path) -> bytes:
+    """The first line without its end, unpacked; raises BadLog as `read_bytes` does."""
+    with _lines(path) as lines:
+        line = b""
+        for line in lines:
+            if not line.isspace():
+                break
+    _check(path, line[:8], empty=not line or line.isspace())
+    return line.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
+
+
+def blocks(path: Path, size: int = 2**25) -> Generator[bytes]:
+    """The file, unpacked, in blocks of whole lines of about `size` bytes each."""
+    with _lines(path) as lines:
+        held: list[bytes] = []
+        count = 0
+        for line in lines:
+            held.append(line)
+            count += len(line)
+            if count >= size:
+                yield b"".join(held)
+                held, count = [], 0
+        if held:
+            yield b"".join(held)
+
+
+def bare(path: Path) -> str:
+    """The file's name in lower case without ".gz"."""
+    return path.name.lower().removesuffix(".gz")
+
+
+def kind(path: Path) -> str | None:
+    """The form, "csv", "jsonl" or "parquet", by the file's name; None when the name does not say."""
+    return next((name for name, ends in SUFFIXES.items() if bare(path).endswith(ends)), None)
+
+
+def listing(paths: Iterable[Path]) -> list[Path]:
+    """`paths` with every directory replaced by the files in it, sorted by name, hidden ones left out."""
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
+            if not inside:
+                raise BadLog(f"{path} is a directory without files; pass a file or the directory that holds them")
+            files += inside
+        elif path.exists():
+            files.append(path)
+        else:
+            raise BadLog(f"{path}: no such file; check the path")
+    if not files:
+        raise BadLog("no file was given; pass one or more files, or a directory")
+    return files
