@@ -66,10 +66,7 @@ class Run:
 
     def trail(self) -> list[Record]:
         """The validations of the run, oldest first."""
-        _, story = checkpoint.read(self.path / checkpoint.BEST)
-        if (self.path / checkpoint.LAST).exists():
-            _, story = checkpoint.read(self.path / checkpoint.LAST)
-        return [Record(**record) for record in story["records"]]
+        return checkpoint.read_trail(self.path).records
 
     def recommender(self, index: str = "exact") -> Recommender:
         """What turns a history of the log's own item ids into candidates."""

@@ -38,6 +38,17 @@ class SelfAttentive(nn.Module):
         return attention @ embedded, attention
 
 
+def thin(mask: Tensor, share: float, training: bool) -> Tensor:
+    """(B, L) bool: `mask` without a random `share` of its positions while training; no history loses its last item.
+
+    The model learns from histories with holes, which no two passes over a short history share.
+    """
+    if share == 0.0 or not training:
+        return mask
+    kept = mask & (torch.rand(mask.shape, device=mask.device) >= share)
+    return torch.where(kept.any(-1, keepdim=True), kept, mask)
+
+
 def select(interests: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """The interest of each row with the largest product with its target, (B, d), and its index (B,) int64.
 

@@ -37,8 +37,12 @@ def sampled_softmax(
             logits = logits.masked_fill(batch.hits, float("-inf"))
         negative = ((1 + hardness) * logits).logsumexp(-1)  # (B,)
         if hardness > 0:
-            counted = logits.shape[-1] if batch.hits is None else (~batch.hits).sum(-1)
-            negative = negative - (hardness * logits).logsumexp(-1) + torch.as_tensor(counted, device=user.device).log()
+            counted = torch.full_like(positive, logits.shape[-1])
+            if batch.hits is not None:
+                counted = (~batch.hits).sum(-1).to(positive.dtype)
+            # A row whose negatives are all hits has none: its sum stays empty, and is not -inf - -inf.
+            weights = (hardness * logits).logsumexp(-1).masked_fill(counted == 0, 0.0)
+            negative = negative - weights + counted.clamp(min=1).log()
         return (torch.logaddexp(positive, negative) - positive).mean()
 
 

@@ -126,14 +126,22 @@ def _write(path: Path, tensors: Mapping[str, Tensor], story: Mapping[str, Any]) 
     files.write_file(path, lambda temporary: save_file(content, temporary, header))
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_trail(folder: Path) -> Trail:
+    """The validations of the run in `folder`, without reading a weight; raises BadRun as `read` does."""
+    path = folder / LAST
+    _, story = read(path if path.exists() else folder / BEST, weights=False)
+    return Trail(story["metric"], [Record(**record) for record in story["records"]])
+
+
+def read(path: Path, *, weights: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and story of a checkpoint; raises BadRun when it is missing, damaged or another program's."""
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise BadRun(f"{path} is not a checkpoint of this program (format {header.get('format')!r})")
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(header["story"])  # noqa: SIM118
+            names = file.keys() if weights else ()
+            return {name: file.get_tensor(name) for name in names}, json.loads(header["story"])
     except FileNotFoundError as error:
         raise BadRun(f"{path} is missing: the run has no checkpoint yet; train it, or resume it") from error
     except (SafetensorError, OSError, ValueError, KeyError) as error:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diffacet import seeds
 from diffacet.core.batch import SequenceBatch
 from diffacet.core.contract import Diagnosed, Trained, Training
-from diffacet.errors import BadRun
+from diffacet.errors import BadRun, BadSetting, nearest
 from diffacet.learn.checkpoint import Checkpoints, Record, Trail
 from diffacet.learn.optim import Optimizer
 
@@ -45,16 +45,18 @@ def fit(
     Raises:
         BadRun: when the loss stops being finite, when a checkpoint cannot be written, or the one there is
             cannot be read.
+        BadSetting: when `training.metric` is not among those that `validate` gives.
     """
     device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
     optimizer = Optimizer(model, training)
     trail = checkpoints.resume(model, optimizer, training.metric)
     start = trail.records[-1].step if trail.records else 0
     clock = time.perf_counter() - (trail.records[-1].seconds if trail.records else 0.0)
-    if trail.stale(training.patience) or (trail.records and start >= training.max_steps):
+    steps = training.max_steps if isinstance(model, Trained) else 0
+    if trail.stale(training.patience) or (trail.records and start >= steps):
         return trail
-    if not isinstance(model, Trained) or training.max_steps == 0:
-        only = Record(0, _validated(model, validate), seconds=time.perf_counter() - clock)
+    if not isinstance(model, Trained) or not steps:
+        only = Record(0, _validated(model, training, validate), seconds=time.perf_counter() - clock)
         _keep(only, model, optimizer, trail, checkpoints)
         return trail
 
@@ -74,7 +76,7 @@ def fit(
                 means = {name: (total / interval).item() for name, total in sums.items()}
                 if not all(map(math.isfinite, means.values())):
                     raise BadRun(f"the loss is not finite at step {done}: {means}; lower lr (it is {training.lr})")
-                metrics = _validated(model, validate)
+                metrics = _validated(model, training, validate)
                 record = Record(done, metrics, means, _gauges(model, batch), time.perf_counter() - clock)
                 _keep(record, model, optimizer, trail, checkpoints)
                 sums = {}
@@ -96,9 +98,17 @@ def _mixed(training: Training, device: torch.device) -> bool:
     return training.precision == "bfloat16" and device.type == "cuda"
 
 
-def _validated(model: nn.Module, validate: Callable[[nn.Module], dict[str, float]]) -> dict[str, float]:
+def _validated(
+    model: nn.Module, training: Training, validate: Callable[[nn.Module], dict[str, float]]
+) -> dict[str, float]:
     with torch.inference_mode():
-        return validate(model.eval())
+        metrics = validate(model.eval())
+    if training.metric not in metrics:
+        raise BadSetting(
+            f"validation gives no metric '{training.metric}'{nearest(training.metric, metrics) or '.'} "
+            f"It gives: {', '.join(sorted(metrics))}"
+        )
+    return metrics
 
 
 def _gauges(model: nn.Module, batch: SequenceBatch) -> dict[str, float]:

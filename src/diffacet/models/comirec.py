@@ -14,7 +14,7 @@ from torch.nn import functional
 from diffacet.core import objectives, protocols
 from diffacet.core.batch import Histories, SequenceBatch
 from diffacet.core.contract import STRICT, Card, Facts, Preset
-from diffacet.core.interests import SelfAttentive, select
+from diffacet.core.interests import SelfAttentive, select, thin
 from diffacet.core.layers import ItemTable
 from diffacet.core.papers import COMIREC
 
@@ -26,6 +26,7 @@ class ComiRecSAConfig:
     dim: Annotated[int, Field(ge=1, title="d", description="width of embeddings and interests")] = 64
     interests: Annotated[int, Field(ge=1, title="K", description="interests per user")] = 4
     dropout: Annotated[float, Field(ge=0, lt=1, description="dropout on the history's embeddings")] = 0.0
+    item_dropout: Annotated[float, Field(ge=0, lt=1, description="share of the history left out in training")] = 0.0
 
 
 class ComiRecSA(nn.Module):
@@ -41,7 +42,7 @@ class ComiRecSA(nn.Module):
         """Sampled softmax of the selected interest (Eq. 8-10)."""
         embedded, target, negatives = self.items.rows(batch.history.items, batch.target, batch.negatives)
         embedded = functional.dropout(embedded, self.config.dropout, self.training)
-        interests, _ = self.extract(embedded, batch.history.mask)
+        interests, _ = self.extract(embedded, thin(batch.history.mask, self.config.item_dropout, self.training))
         user, _ = select(interests, target)
         return {"softmax": objectives.sampled_softmax(user, target, negatives, batch)}
 

@@ -19,7 +19,7 @@ from diffacet.core import diffusion, objectives, protocols
 from diffacet.core.batch import Histories, SequenceBatch
 from diffacet.core.contract import INFERENCE, STRICT, Card, Facts, Preset
 from diffacet.core.denoisers import CrossAttention, StepMLP
-from diffacet.core.interests import SelfAttentive, prune, select
+from diffacet.core.interests import SelfAttentive, prune, select, thin
 from diffacet.core.layers import ItemTable
 from diffacet.core.papers import DMI as PAPER
 from diffacet.errors import BadSetting
@@ -57,6 +57,7 @@ class DMIConfig:
     )
     denoiser_dropout: Annotated[float, Field(ge=0, lt=1, description="dropout inside the denoiser")] = 0.0
     dropout: Annotated[float, Field(ge=0, lt=1, description="dropout on the history's embeddings")] = 0.0
+    item_dropout: Annotated[float, Field(ge=0, lt=1, description="share of the history left out in training")] = 0.0
     hardness: Annotated[float, Field(ge=0, title="β", description="hardness of the negatives, base remi")] = 0.1
     routing: Annotated[float, Field(ge=0, title="λ_RR", description="weight of the routing loss, base remi")] = 100.0
     refine_steps: Annotated[
@@ -111,7 +112,8 @@ class DMI(nn.Module):
 
     def loss(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """The weighted terms of Eq. 19; their sum is minimised (Alg. 1)."""
-        c, mask = self.config, batch.history.mask
+        c = self.config
+        mask = thin(batch.history.mask, c.item_dropout, self.training)  # (B, L)
         embedded, target, negatives = self.items.rows(batch.history.items, batch.target, batch.negatives)
         embedded = functional.dropout(embedded, c.dropout, self.training)  # (B, L, d)
         interests, attention = self.extract(embedded, mask)  # (B, K, d), (B, K, L)
@@ -162,7 +164,8 @@ class DMI(nn.Module):
         denoise = partial(self.denoiser, memory=self.denoiser.read(embedded), kept=kept)  # (x_t, t) -> x_0
         if c.reverse_noise == "posterior" and c.refine_steps is None:
             return diffusion.ancestral(denoise, noisy, self.schedule, noise=noise[:, :-1].transpose(0, 1))
-        return diffusion.sample(denoise, noisy, self.schedule, c.refine_steps)  # Eq. 9-10
+        # S = 0 comes here from `diagnose` only, which asks for the chain that answers leave out.
+        return diffusion.sample(denoise, noisy, self.schedule, c.refine_steps or None)  # Eq. 9-10
 
     def catalogue(self) -> Tensor:
         """Item vectors (N + 1, d), row 0 being padding; an item scores by its best interest (Eq. 20)."""

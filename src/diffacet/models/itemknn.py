@@ -73,7 +73,7 @@ class ItemKNN(nn.Module):
         offset = torch.arange(len(owner), device=item.device) - (count.cumsum(0) - count)[owner]
         pair = self.starts[item][owner] + offset
         cell = row[owner] * (self.n_items + 1) + self.neighbours[pair]
-        scores = torch.zeros(len(items) * (self.n_items + 1), device=items.device)
+        scores = self.similarity.new_zeros(len(items) * (self.n_items + 1))
         return scores.index_add_(0, cell, weight[owner] * self.similarity[pair]).view(len(items), -1)
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 from diffacet.core import objectives, protocols
 from diffacet.core.batch import Histories, SequenceBatch
 from diffacet.core.contract import STRICT, Card, Facts, Preset
-from diffacet.core.interests import SelfAttentive, select
+from diffacet.core.interests import SelfAttentive, select, thin
 from diffacet.core.layers import ItemTable
 from diffacet.core.papers import REMI as PAPER
 
@@ -29,6 +29,7 @@ class REMIConfig:
     hardness: Annotated[float, Field(ge=0, title="β", description="hardness of the negatives; 0: plain")] = 0.1
     routing: Annotated[float, Field(ge=0, title="λ_RR", description="weight of the routing loss")] = 100.0
     dropout: Annotated[float, Field(ge=0, lt=1, description="dropout on the history's embeddings")] = 0.0
+    item_dropout: Annotated[float, Field(ge=0, lt=1, description="share of the history left out in training")] = 0.0
 
 
 class REMI(nn.Module):
@@ -45,7 +46,7 @@ class REMI(nn.Module):
         c = self.config
         embedded, target, negatives = self.items.rows(batch.history.items, batch.target, batch.negatives)
         embedded = functional.dropout(embedded, c.dropout, self.training)
-        interests, attention = self.extract(embedded, batch.history.mask)
+        interests, attention = self.extract(embedded, thin(batch.history.mask, c.item_dropout, self.training))
         user, _ = select(interests, target)
         return {
             "softmax": objectives.sampled_softmax(user, target, negatives, batch, c.hardness),

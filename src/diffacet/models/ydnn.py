@@ -16,6 +16,7 @@ from torch.nn import functional
 from diffacet.core import objectives, protocols
 from diffacet.core.batch import Histories, SequenceBatch
 from diffacet.core.contract import STRICT, Card, Facts, Preset
+from diffacet.core.interests import thin
 from diffacet.core.layers import ItemTable, kaiming
 from diffacet.core.papers import YOUTUBE_DNN
 
@@ -25,8 +26,11 @@ class YDNNConfig:
     """Settings of Y-DNN."""
 
     dim: Annotated[int, Field(ge=1, title="d", description="width of embeddings and of the user vector")] = 64
-    hidden: Annotated[tuple[int, ...], Field(description="widths of ReLU layers; none: one linear layer")] = ()
+    hidden: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...], Field(description="widths of ReLU layers; none: one linear layer")
+    ] = ()
     dropout: Annotated[float, Field(ge=0, lt=1, description="dropout on the history's embeddings")] = 0.0
+    item_dropout: Annotated[float, Field(ge=0, lt=1, description="share of the history left out in training")] = 0.0
 
 
 class YDNN(nn.Module):
@@ -51,7 +55,7 @@ class YDNN(nn.Module):
         """Sampled softmax of the next item."""
         embedded, target, negatives = self.items.rows(batch.history.items, batch.target, batch.negatives)
         embedded = functional.dropout(embedded, self.config.dropout, self.training)
-        user = self.encode(embedded, batch.history.mask)
+        user = self.encode(embedded, thin(batch.history.mask, self.config.item_dropout, self.training))
         return {"softmax": objectives.sampled_softmax(user, target, negatives, batch)}
 
     def interests(self, history: Histories) -> Tensor:
