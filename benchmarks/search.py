@@ -30,6 +30,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "item dropout .4": {"item_dropout": 0.4},
     "item dropout .2, annealed": {"item_dropout": 0.2, "anneal": 0.5, "max_steps": 8_000, "patience": 16},
     "item dropout .2, hits masked": {"item_dropout": 0.2, "mask_hits": True},
+    "item dropout .2, noise .08": {"item_dropout": 0.2, "noise_scale": 20.0},
     "embedding dropout .1": {"dropout": 0.1},
     "embedding dropout .3": {"dropout": 0.3},
 }
@@ -38,6 +39,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 PAPER: dict[str, dict[str, Any]] = {
     "as it is": {},
     "s 10 (noise .04)": {"noise_scale": 10.0},
+    "s 5 (noise .02)": {"noise_scale": 5.0},
     "s 2.5 (noise .01)": {"noise_scale": 2.5},
     "s 20 (noise .08)": {"noise_scale": 20.0},
     "lambda 3": {"dm_weight": 3.0},
@@ -80,7 +82,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=SEEDS)
     parser.add_argument("--only", nargs="*", help="labels of the trials to run")
     arguments = parser.parse_args()
-    trials = [(m, label, START | c) for label, c in CHANGES.items() for m in ("remi", "dmi")]
+    both = ("remi", "dmi")
+    trials = [(m, k, START | c) for k, c in CHANGES.items() for m in both if m == "dmi" or "noise_scale" not in c]
     if arguments.name == "beauty-paper":
         longer = {"patience": 12}
         trials = [("remi", "as it is", longer), *(("dmi", label, longer | c) for label, c in PAPER.items())]

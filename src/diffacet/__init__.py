@@ -1,1 +1,95 @@
-"""diffacet."""
+"""Recommendation by diffusion: several interests per user, each refined, from raw log to candidates.
+
+The public names below load on first use, so that `import diffacet` and `diffacet --help` need no PyTorch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffacet.app.importing import import_log
+    from diffacet.app.report import build as build_report
+    from diffacet.app.runs import Run, load, train
+    from diffacet.core.contract import Card, Preset, Training
+    from diffacet.data.interactions import Interactions
+    from diffacet.data.readers import read_log
+    from diffacet.data.splits import Holdout, Split, make_split
+    from diffacet.data.store import Dataset
+    from diffacet.data.store import open as open_data
+    from diffacet.data.store import write as write_data
+    from diffacet.errors import BadLog, BadRun, BadSetting, DiffacetError, MissingExtra, UnknownItem
+    from diffacet.models import card
+    from diffacet.rank.candidates import Candidates, Recommender
+    from diffacet.rank.evaluate import evaluate
+
+_HOME = {
+    "BadLog": "errors",
+    "BadRun": "errors",
+    "BadSetting": "errors",
+    "Candidates": "rank.candidates",
+    "Card": "core.contract",
+    "Dataset": "data.store",
+    "DiffacetError": "errors",
+    "Holdout": "data.splits",
+    "Interactions": "data.interactions",
+    "MissingExtra": "errors",
+    "Preset": "core.contract",
+    "Recommender": "rank.candidates",
+    "Run": "app.runs",
+    "Split": "data.splits",
+    "Training": "core.contract",
+    "UnknownItem": "errors",
+    "build_report": "app.report:build",
+    "card": "models",
+    "evaluate": "rank.evaluate",
+    "import_log": "app.importing",
+    "load": "app.runs",
+    "make_split": "data.splits",
+    "open_data": "data.store:open",
+    "read_log": "data.readers",
+    "train": "app.runs",
+    "write_data": "data.store:write",
+}
+
+__all__ = [
+    "BadLog",
+    "BadRun",
+    "BadSetting",
+    "Candidates",
+    "Card",
+    "Dataset",
+    "DiffacetError",
+    "Holdout",
+    "Interactions",
+    "MissingExtra",
+    "Preset",
+    "Recommender",
+    "Run",
+    "Split",
+    "Training",
+    "UnknownItem",
+    "__version__",
+    "build_report",
+    "card",
+    "evaluate",
+    "import_log",
+    "load",
+    "make_split",
+    "open_data",
+    "read_log",
+    "train",
+    "write_data",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("diffacet")
+    if name not in _HOME:
+        raise AttributeError(f"module 'diffacet' has no attribute '{name}'")
+    module, _, attribute = _HOME[name].partition(":")
+    return getattr(importlib.import_module(f"diffacet.{module}"), attribute or name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -10,12 +10,9 @@ A run answers `recommend` from anywhere, without the data it was trained on.
 """
 
 import dataclasses
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +22,12 @@ from torch import nn
 
 from diffacet import files
 from diffacet.app import settings
+from diffacet.app.environment import environment, pick_device
 from diffacet.core.contract import Card, Facts, Preset, Training
 from diffacet.data import splits, store
 from diffacet.data.interactions import Ids, Interactions
 from diffacet.data.splits import Holdout, Split
-from diffacet.errors import BadRun, BadSetting
+from diffacet.errors import BadRun, BadSetting, nearest
 from diffacet.learn import batches, checkpoint
 from diffacet.learn.checkpoint import Checkpoints, Record
 from diffacet.learn.fit import Moment, fit, initial_weights
@@ -37,6 +35,7 @@ from diffacet.models import card as card_of
 from diffacet.rank.candidates import Recommender
 from diffacet.rank.categories import ItemCategories
 from diffacet.rank.evaluate import evaluate as measure
+from diffacet.rank.metrics import METRICS
 
 FORMAT = 1
 ABOUT, CATALOGUE = "run.json", "catalogue.parquet"
@@ -182,6 +181,7 @@ def train(
     changes = dict(set) if isinstance(set, Mapping) else settings.split_pairs(set)
     changes = {"seed": seed} | ({} if max_steps is None else {"max_steps": max_steps}) | changes
     chosen = settings.apply(card, settings.preset(card, preset), changes)
+    _check_metric(chosen.training.metric)
     target = pick_device(device)
     if threads < 1:
         raise BadSetting(f"threads is at least 1; got {threads}")
@@ -261,37 +261,6 @@ def read_about(path: Path) -> dict[str, Any]:
     return told
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" is CUDA where there is one. Raises BadSetting when it is not there."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise BadSetting(f"--device takes auto, cpu or cuda; got '{name}'")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise BadSetting("--device cuda: PyTorch sees no CUDA device here; use --device auto or cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """What a run's numbers may depend on beside its settings: code, libraries, machine, threads."""
-    return {
-        "diffacet": metadata.version("diffacet"),
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _commit() -> str | None:
-    """The source's commit, "-dirty" when it is changed; None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude", "*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
 def _create(out: Path, told: dict[str, Any], log: Interactions) -> None:
     columns = {"item_id": log.items.values, "title": log.titles, "categories": log.categories}
     try:
@@ -337,6 +306,13 @@ def _check_fingerprint(path: Path, told: Mapping[str, Any], dataset: store.Datas
             f"{path} was trained on data with fingerprint {told['fingerprint']}; {dataset.path} has "
             f"{dataset.fingerprint}: it is other data, or was changed since"
         )
+
+
+def _check_metric(metric: str) -> None:
+    """Refuse an unknown metric now, and not at the first validation."""
+    name = metric.partition("@")[0]
+    if name not in METRICS:
+        raise BadSetting(f"metric: there is no '{name}'{nearest(name, METRICS)} There are: {', '.join(METRICS)}")
 
 
 def _validation_ks(training: Training) -> tuple[int, ...]:

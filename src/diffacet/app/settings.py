@@ -15,7 +15,7 @@ def preset(card: Card, name: str) -> Preset:
     """The preset of `card` called `name`; raises BadSetting with the nearest name."""
     if name not in card.presets:
         raise BadSetting(
-            f"{card.name} has no preset '{name}'{nearest(name, card.presets)} It has: {', '.join(card.presets)}"
+            f"{card.name} has no preset '{name}'{nearest(name, card.presets) or '.'} It has: {', '.join(card.presets)}"
         )
     return card.presets[name]
 
@@ -44,7 +44,8 @@ def apply(card: Card, base: Preset, changes: Mapping[str, Any]) -> Preset:
     for key in changes:
         if key not in names | general:
             raise BadSetting(
-                f"{card.name} has no setting '{key}'{nearest(key, names | general)} See 'diffacet models {card.name}'"
+                f"{card.name} has no setting '{key}'{nearest(key, names | general) or '.'} "
+                f"See 'diffacet models {card.name}'"
             )
     model = _replace(base.model, {k: v for k, v in changes.items() if k in names})
     training = _replace(base.training, {k: v for k, v in changes.items() if k in general})
@@ -82,10 +83,11 @@ def _read(text: Any, hint: Any) -> Any:
     """The Python value a string stands for where pydantic would not know: none, and lists of numbers."""
     if not isinstance(text, str):
         return text
-    if type(None) in get_args(hint) and text.lower() in {"none", "null", ""}:
+    nothing, several = text.lower() in {"none", "null", ""}, getattr(hint, "__origin__", None) is tuple
+    if nothing and type(None) in get_args(hint):
         return None
-    if getattr(hint, "__origin__", None) is tuple:
-        return tuple(part for part in text.strip("()[]").split(",") if part.strip())
+    if several:
+        return () if nothing else tuple(part for part in text.strip("()[]").split(",") if part.strip())
     return text
 
 
@@ -93,13 +95,13 @@ def _explain(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    key = str(first["loc"][0]) if first["loc"] else ""
     got = first.get("input")
     return f"{key}: {_sentence(first)}; got {got!r} (from --set {key}={got})" if key else first["msg"]
 
 
 def _sentence(problem: Any) -> str:
-    return problem["msg"].replace("Input should", "it should").replace("Value error, ", "")
+    return problem["msg"].replace("Input should", "it should").replace("String should", "it should")
 
 
 def describe(card: Card) -> list[dict[str, Any]]:

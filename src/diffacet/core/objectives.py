@@ -24,18 +24,20 @@ def sampled_softmax(
     interest-aware hard negatives of REMI, RecSys 2023), by the stable form
     ln sum_j w_j e^{s_j} = LSE((1 + hardness) s) - LSE(hardness s) + ln M.
 
-    `batch.log_q` is subtracted from the logits (the corrected sampled softmax); `batch.hits` do not count.
+    `batch.log_q` is subtracted from the logits (the corrected sampled softmax), but not inside the weights w_j,
+    which are about how hard a negative is and not how often it is drawn; `batch.hits` do not count.
     With every item once among the negatives and the hits masked this is the full softmax.
     """
     with torch.autocast(user.device.type, enabled=False):
         user, target, negatives = _wide(user), _wide(target), _wide(negatives)
         positive = (user * target).sum(-1)  # (B,)
         logits = user @ negatives.T  # (B, M)
-        if batch.log_q is not None:
-            positive, logits = positive - batch.log_q[0], logits - batch.log_q[1]
         if batch.hits is not None:
             logits = logits.masked_fill(batch.hits, float("-inf"))
-        negative = ((1 + hardness) * logits).logsumexp(-1)  # (B,)
+        weighted = (1 + hardness) * logits
+        if batch.log_q is not None:
+            positive, weighted = positive - batch.log_q[0], weighted - batch.log_q[1]
+        negative = weighted.logsumexp(-1)  # (B,)
         if hardness > 0:
             counted = torch.full_like(positive, logits.shape[-1])
             if batch.hits is not None:

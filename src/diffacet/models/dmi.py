@@ -40,7 +40,7 @@ class DMIConfig:
         Literal["scaled-linear", "linear-beta"],
         Field(description="what grows linearly: 1 - alpha_bar (Eq. 8), or beta"),
     ] = "scaled-linear"
-    noise_scale: Annotated[float, Field(gt=0, title="s", description="noise scale (Eq. 8)")] = 5.0
+    noise_scale: Annotated[float, Field(gt=0, title="s", description="noise scale (Eq. 8)")] = 20.0
     noise_min: Annotated[float, Field(gt=0, lt=1, title="α_min", description="noise at step 1 (Eq. 8)")] = 1e-4
     noise_max: Annotated[float, Field(gt=0, lt=1, title="α_max", description="noise at step T (Eq. 8)")] = 4e-3
     gamma: Annotated[float, Field(gt=0, le=1, title="γ", description="share of the history that guides (Eq. 12)")] = 0.5
@@ -62,9 +62,12 @@ class DMIConfig:
     routing: Annotated[float, Field(ge=0, title="λ_RR", description="weight of the routing loss, base remi")] = 100.0
     refine_steps: Annotated[
         int | None,
-        Field(ge=0, title="S", description="steps when inferring: none, all T; 0, unrefined; else DDIM"),
+        Field(ge=0, title="S", description="steps when inferring: none or T, the whole chain; 0, unrefined; else DDIM"),
         INFERENCE,
     ] = None
+    chain: Annotated[
+        Literal["posterior", "ddim"], Field(description="of the whole chain; fewer steps are always DDIM"), INFERENCE
+    ] = "posterior"
     start: Annotated[
         Literal["noise", "mean"],
         Field(description="start of the reverse chain: noised interest, or its mean"),
@@ -156,16 +159,17 @@ class DMI(nn.Module):
         assert self.denoiser is not None
         kept = prune(attention, history.mask.unsqueeze(1).expand_as(attention), self.keep)  # (B, K, L), Eq. 12
         # The last of T + 1 draws starts the chain; the others are its reverse noise, if it has any.
-        draws = 1 if c.reverse_noise == "none" else c.steps + 1
+        whole = c.refine_steps in (None, 0, c.steps) and c.chain == "posterior"
+        draws = c.steps + 1 if whole and c.reverse_noise == "posterior" else 1
         noise = diffusion.case_noise(history.case, (draws, K, d), c.noise_seed).to(interests.dtype)
         begin = noise[:, -1] if c.start == "noise" else torch.zeros_like(interests)
         last = torch.full_like(history.case, c.steps)
         noisy = diffusion.forward_noise(interests, last, begin, self.schedule)
         denoise = partial(self.denoiser, memory=self.denoiser.read(embedded), kept=kept)  # (x_t, t) -> x_0
-        if c.reverse_noise == "posterior" and c.refine_steps is None:
+        if draws > 1:
             return diffusion.ancestral(denoise, noisy, self.schedule, noise=noise[:, :-1].transpose(0, 1))
         # S = 0 comes here from `diagnose` only, which asks for the chain that answers leave out.
-        return diffusion.sample(denoise, noisy, self.schedule, c.refine_steps or None)  # Eq. 9-10
+        return diffusion.sample(denoise, noisy, self.schedule, None if whole else c.refine_steps or c.steps)  # Eq. 9-10
 
     def catalogue(self) -> Tensor:
         """Item vectors (N + 1, d), row 0 being padding; an item scores by its best interest (Eq. 20)."""
@@ -200,8 +204,12 @@ CARDS = [
         paper=PAPER,
         presets={
             "paper": Preset(DMIConfig(), protocols.BEAUTY, "Sec. 4.1.2; open values by search on Amazon Beauty"),
-            "paper-gowalla": Preset(DMIConfig(hardness=1.0), protocols.GOWALLA, "the same; β of REMI's code"),
-            "paper-book": Preset(DMIConfig(hardness=10.0), protocols.BOOK, "the same; β of REMI's code"),
+            "paper-gowalla": Preset(
+                DMIConfig(noise_scale=5.0, hardness=1.0), protocols.GOWALLA, "the same; β of REMI's code"
+            ),
+            "paper-book": Preset(
+                DMIConfig(noise_scale=5.0, hardness=10.0), protocols.BOOK, "the same; β of REMI's code"
+            ),
             "best": Preset(DMIConfig(dropout=0.1), protocols.BEST, "chosen on validation of Amazon Beauty"),
         },
     ),

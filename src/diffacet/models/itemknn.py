@@ -19,6 +19,11 @@ from diffacet.core.batch import Histories
 from diffacet.core.contract import INFERENCE, STRICT, Card, Facts, Preset, Training
 from diffacet.core.papers import ITEM_KNN
 
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+PAIRS_AT_ONCE = 80_000_000
+"""Pairs that are held and sorted together (8 bytes each, three times); more are taken in parts of whole sequences."""
+
 
 @dataclass(frozen=True, config=STRICT)
 class ItemKNNConfig:
@@ -78,40 +83,58 @@ class ItemKNN(nn.Module):
 
 
 def co_occurrence(
-    items: NDArray[np.int64], offsets: NDArray[np.int64], window: int | None, decay: float, n_items: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    items: IntArray, offsets: IntArray, window: int | None, decay: float, n_items: int
+) -> tuple[IntArray, IntArray, FloatArray]:
     """(i, j, W_ij), ascending by i then j, of every ordered pair i != j that shares a sequence.
 
     items (n,), sequence u being items[offsets[u]:offsets[u + 1]]. W_ij sums distance^-decay over the pairs of
-    positions at most `window` apart. One vectorised pass for each distance, merged before memory grows.
+    positions at most `window` apart. One vectorised pass for each distance.
     """
     lengths = np.diff(offsets)
-    longest = int(lengths.max(initial=0))
-    room = np.repeat(offsets[1:], lengths) - np.arange(len(items))  # positions left in the sequence, itself included
+    reach = np.minimum(lengths, lengths.max(initial=0) if window is None else window + 1) - 1
+    pairs = np.cumsum(lengths * np.minimum(lengths - 1, 2 * reach))
     keys, weights = np.zeros(0, np.int64), np.zeros(0)
-    pending: list[tuple[NDArray[np.int64], float]] = []
-    for distance in range(1, min(longest - 1, window or longest) + 1):
+    begin = 0
+    while begin < len(lengths):
+        before = pairs[begin - 1] if begin else 0
+        end = max(begin + 1, int(np.searchsorted(pairs, before + PAIRS_AT_ONCE, "right")))
+        part = _pairs(items[offsets[begin] : offsets[end]], lengths[begin:end], int(reach[begin:end].max()), n_items)
+        keys, weights = _merged(keys, weights, *_weighed(*part, decay)) if len(keys) else _weighed(*part, decay)
+        begin = end
+    left, right = np.divmod(keys, n_items + 1)
+    return left, right, weights
+
+
+def _pairs(items: IntArray, lengths: IntArray, reach: int, n_items: int) -> tuple[IntArray, int]:
+    """Ordered pairs of different items at most `reach` apart, each (i * (N + 1) + j) * 2^bits + distance; and bits."""
+    room = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(items))  # positions left in the sequence
+    bits, found = reach.bit_length(), [np.zeros(0, np.int64)]
+    for distance in range(1, reach + 1):
         at = np.flatnonzero(room > distance)
         one, other = items[at], items[at + distance]
-        pending.append((np.concatenate([one * (n_items + 1) + other, other * (n_items + 1) + one]), distance**-decay))
-        if sum(len(part) for part, _ in pending) > max(20_000_000, len(keys)):
-            keys, weights = _merge(keys, weights, pending)
-            pending = []
-    keys, weights = _merge(keys, weights, pending)
-    left, right = np.divmod(keys, n_items + 1)
-    return left[left != right], right[left != right], weights[left != right]
+        differ = one != other
+        one, other = one[differ], other[differ]
+        for left, right in ((one, other), (other, one)):
+            found.append(((left * (n_items + 1) + right) << bits) | distance)
+    return np.concatenate(found), bits
 
 
-def _merge(
-    keys: NDArray[np.int64], weights: NDArray[np.float64], pending: list[tuple[NDArray[np.int64], float]]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Sum equal keys of what there is and what is pending."""
-    if not pending:
-        return keys, weights
-    everything = np.concatenate([keys, *(part for part, _ in pending)])
-    values = np.concatenate([weights, *(np.full(len(part), weight) for part, weight in pending)])
+def _weighed(codes: IntArray, bits: int, decay: float) -> tuple[IntArray, FloatArray]:
+    """Distinct pairs, ascending, and the sum of distance^-decay of each. Sorting codes beats any grouping by far."""
+    codes.sort()
+    keys, distance = codes >> bits, codes & ((1 << bits) - 1)
+    first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])[: len(keys)])
+    weights = np.arange(1, (1 << bits) + 1, dtype=np.float64) ** -decay
+    return keys[first], np.add.reduceat(weights[distance - 1], first) if len(first) else np.zeros(0)
+
+
+def _merged(
+    keys: IntArray, weights: FloatArray, more_keys: IntArray, more_weights: FloatArray
+) -> tuple[IntArray, FloatArray]:
+    """Two lists of distinct pairs as one."""
+    everything = np.concatenate([keys, more_keys])
     order = np.argsort(everything, kind="stable")
-    everything, values = everything[order], values[order]
+    everything, values = everything[order], np.concatenate([weights, more_weights])[order]
     first = np.flatnonzero(np.concatenate([[True], everything[1:] != everything[:-1]])[: len(everything)])
     return everything[first], np.add.reduceat(values, first) if len(first) else values
 

@@ -1,0 +1,82 @@
+"""Arguments and options of the command line: how each is written, and what its help says."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+
+def described(text: str, *examples: str) -> str:
+    """Help of a command: what it does, then lines to copy."""
+    return f"{text}\n\n\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)
+
+
+Version = Annotated[bool, Option("--version", help="Print the version.")]
+Json = Annotated[bool, Option("--json", help="Print one JSON object and nothing else on standard output.")]
+Device = Annotated[str, Option(metavar="auto|cpu|cuda", help="Where to compute.")]
+RunDir = Annotated[Path, Argument(metavar="RUN", help="A run directory, made by 'diffacet train'.")]
+DataDir = Annotated[Path, Argument(metavar="DIR", help="A data directory.")]
+
+Logs = Annotated[list[Path], Argument(metavar="LOG", help="Files or directories; .gz is unpacked.")]
+NewData = Annotated[Path, Option("--out", metavar="DIR", help="The data directory to make; new or empty.")]
+User = Annotated[str | None, Option(metavar="COL", help="Column of the users.")]
+Item = Annotated[str | None, Option(metavar="COL", help="Column of the items.")]
+Time = Annotated[str | None, Option(metavar="COL", help="Column of the times; 'none': rows are in order.")]
+Rating = Annotated[str | None, Option(metavar="COL", help="Column of the ratings; 'none': not read.")]
+MinRating = Annotated[float | None, Option(metavar="X", help="Keep what is rated X or more.")]
+Items = Annotated[Path | None, Option(metavar="FILE", help="Item ids with titles, categories or both.")]
+MinCount = Annotated[
+    int | None, Option(metavar="N", help="Published protocol: items, then users, with N or more; one pass.")
+]
+KCore = Annotated[
+    int | None, Option(metavar="N", help="Every user and every item has N or more; until nothing changes.")
+]
+Duplicates = Annotated[
+    str, Option(metavar="keep|drop", help="Exact repeats of user, item and time; counted either way.")
+]
+Format = Annotated[
+    str,
+    Option(
+        metavar="FORMAT",
+        help="auto, csv (any separator), jsonl, parquet, amazon, gowalla, movielens, yelp, yoochoose or kuairec.",
+    ),
+]
+
+ModelName = Annotated[str, Argument(metavar="MODEL", help="A model of 'diffacet models'.")]
+MaybeModel = Annotated[str | None, Argument(metavar="NAME", help="A model.")]
+Data = Annotated[Path, Option(metavar="DIR", help="A data directory.")]
+NewRun = Annotated[Path, Option("--out", metavar="RUN", help="The run directory to make.")]
+PresetName = Annotated[str, Option(metavar="NAME", help="paper: as published; best: the strongest known.")]
+Set = Annotated[list[str] | None, Option("--set", metavar="key=value", help="Change a setting; may be repeated.")]
+SplitName = Annotated[str, Option(metavar="by-user|leave-last|by-time", help="The protocol.")]
+Seed = Annotated[int, Option(metavar="N", help="Of initial weights, batches, negatives and noise.")]
+SplitSeed = Annotated[int, Option(metavar="N", help="Of the shuffle of users; 1230 is the published one.")]
+MaxSteps = Annotated[int | None, Option(metavar="N", help="Training steps at most.")]
+Threads = Annotated[int, Option(metavar="N", help="CPU threads; a result is bit-equal to another of as many.")]
+Resume = Annotated[bool, Option("--resume", help="Go on with the run in RUN.")]
+
+On = Annotated[str, Option("--on", metavar="valid|test", help="Which held-out users.")]
+Ks = Annotated[
+    list[int] | None, Option("--k", metavar="N", help="List length, may be repeated; 20 and 50 if not given.")
+]
+RefineSteps = Annotated[
+    int | None,
+    Option(metavar="S", help="DMI: 0 leaves interests unrefined, S uses DDIM with S steps; without it all T steps."),
+]
+ExcludeSeen = Annotated[
+    bool, Option("--exclude-seen", help="Leave out items of the history; the published protocol does not.")
+]
+MovedData = Annotated[Path | None, Option("--data", metavar="DIR", help="The data directory, if it has moved.")]
+
+History = Annotated[str, Option(metavar="ID[,ID...]", help="Item ids, oldest first.")]
+K = Annotated[int, Option("--k", metavar="N", help="Items wanted.")]
+Diversity = Annotated[
+    float, Option(metavar="X", help="Penalty, in units of the score, for each listed item of the same category.")
+]
+IncludeSeen = Annotated[bool, Option("--include-seen", help="Items of the history may come back.")]
+IndexKind = Annotated[str, Option(metavar="exact|hnsw|ivf", help="How the catalogue is searched.")]
+
+DemoOut = Annotated[Path, Option(metavar="DIR", help="Where data, runs and report.html go.")]
+OtherData = Annotated[Path | None, Option("--data", metavar="DIR", help="Another data directory.")]
+Seeds = Annotated[int, Option(metavar="N", help="Splits and initialisations to average over.")]
+Quick = Annotated[bool, Option("--quick", help="A few steps only, to see that all parts work.")]

@@ -1,0 +1,225 @@
+"""What refinement does: quality and time against its steps, and one user's interests before and after."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffacet.app import runs as runs_
+from diffacet.app.compare import Group, Trial, asked
+from diffacet.app.runs import Run
+from diffacet.core.batch import Histories
+from diffacet.core.interests import prune
+from diffacet.data import store
+from diffacet.data.splits import Holdout
+from diffacet.rank.candidates import Recommender
+from diffacet.rank.evaluate import evaluate, evaluating, histories
+
+STEPS = (0, 1, 2, 5, None)
+WARM, REQUESTS = 10, 100
+
+
+@dataclass(frozen=True)
+class Point:
+    """A number of refinement steps and what it brings.
+
+    Attributes:
+        steps: S; None is the full chain.
+        label: how S is written.
+        metrics: name -> the mean of each run, in their order.
+        milliseconds: the median time of one request (encode, refine, search), one user at a time.
+    """
+
+    steps: int | None
+    label: str
+    metrics: dict[str, list[float]]
+    milliseconds: float
+
+    def mean(self, metric: str) -> float:
+        """The mean over the runs."""
+        return statistics.fmean(self.metrics[metric])
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An item in an interest's list."""
+
+    name: str
+    hit: bool
+    new: bool
+
+
+@dataclass(frozen=True)
+class Facet:
+    """One interest of one user.
+
+    Attributes:
+        number: k.
+        read: the history items that guide the refinement, with their share of the attention, largest first.
+        before: what the interest retrieves unrefined.
+        after: what it retrieves refined; `new` marks what was not in `before`.
+        cosine: between the two vectors.
+    """
+
+    number: int
+    read: list[tuple[str, float]]
+    before: list[Listed]
+    after: list[Listed]
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """One held-out user: what the model read, what the user did next, and each interest before and after.
+
+    Attributes:
+        user: the user's own id.
+        history: names of the items that the model reads, oldest first.
+        longer: how many older items the history has beside them.
+        next: names of the items that the user met next.
+        facets: the interests.
+        metric: which metric chose the user.
+        value: its value for the user.
+    """
+
+    user: Any
+    history: list[str]
+    longer: int
+    next: list[str]
+    facets: list[Facet]
+    metric: str
+    value: float
+
+
+def refines(run: Run) -> bool:
+    """Whether the run's model has refinement steps to set."""
+    return hasattr(run.settings.model, "refine_steps") and getattr(run.model, "denoiser", None) is not None
+
+
+def sweep(
+    group: Group,
+    *,
+    on: str = "test",
+    ks: Sequence[int] = (20, 50),
+    data: Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> list[Point]:
+    """Quality and latency of a group's runs for S = 0, 1, 2, 5 and all T steps."""
+    total = group.trials[0].run.settings.model.steps
+    chosen = [step for step in STEPS if step is None or step < total]
+    metrics: list[dict[str, list[float]]] = [{} for _ in chosen]
+    recommenders: list[Recommender] = []
+    for number, trial in enumerate(group.trials):
+        holdout = trial.run.holdout(on, data)
+        for steps, found in zip(chosen, metrics, strict=True):
+            if progress is not None:
+                progress(f"asking {trial.run.path.name} with {_label(steps, total)} refinement steps")
+            run = runs_.load(trial.run.path, set={"refine_steps": steps})
+            for name, value in evaluate(asked(run), holdout, length=run.settings.training.length, ks=ks).items():
+                found.setdefault(name, []).append(value)
+            if number == 0:
+                recommenders.append(run.recommender())
+    times = _latencies(recommenders, group.trials[0].run.holdout(on, data))
+    return [
+        Point(steps, _label(steps, total), found, time)
+        for steps, found, time in zip(chosen, metrics, times, strict=True)
+    ]
+
+
+def _label(steps: int | None, total: int) -> str:
+    return f"all {total}" if steps is None else str(steps)
+
+
+def _latencies(recommenders: Sequence[Recommender], holdout: Holdout) -> list[float]:
+    """Median milliseconds of one request for each, asked in turns, so that a busy moment of the machine hits all."""
+    times: list[list[float]] = [[] for _ in recommenders]
+    for request in range(WARM + REQUESTS):
+        row = request % len(holdout)
+        for recommender, spent in zip(recommenders, times, strict=True):
+            ids = recommender.items.ids(holdout.history.row(row)).to_list()
+            start = time.perf_counter()
+            recommender.recommend(ids, 50)
+            spent.append(1000 * (time.perf_counter() - start))
+    return [statistics.median(spent[WARM:]) for spent in times]
+
+
+def typical(trial: Trial, metric: str, holdout: Holdout, targets: int = 5) -> int:
+    """The row of the user whose metric is the median of those with `targets` targets or more, the first of equals."""
+    values = trial.measured.values[metric]
+    rows = np.flatnonzero(holdout.target.lengths() >= min(targets, int(holdout.target.lengths().max())))
+    middle = np.sort(values[rows])[len(rows) // 2]
+    return int(rows[np.argmin(np.abs(values[rows] - middle))])
+
+
+def portrait(trial: Trial, metric: str, *, on: str = "test", data: Path | None = None, top: int = 6) -> Portrait:
+    """The typical user of a run, with what each interest retrieves before and after refinement, seen items left out."""
+    run, length = trial.run, trial.run.settings.training.length
+    holdout = run.holdout(on, data)
+    users = store.open(data or Path(run.about["data"]["path"])).log.users
+    row = typical(trial, metric, holdout)
+    history = histories(holdout, np.array([row]), length)
+    plain = runs_.load(run.path, set={"refine_steps": 0}, device="cpu")
+    refined = runs_.load(run.path, device="cpu")
+    before, reads, table = _look(plain, history.items, row)
+    after, _, _ = _look(refined, history.items, row)
+    target = set(holdout.target.row(row).tolist())
+    seen = set(holdout.history.row(row).tolist())
+    name = _namer(run)
+    facets = []
+    for k in range(len(before)):
+        first, second = (_best(table, vector, seen, top) for vector in (before[k], after[k]))
+        facets.append(
+            Facet(
+                k + 1,
+                [(name(item), share) for item, share in reads[k]],
+                [Listed(name(item), item in target, False) for item in first],
+                [Listed(name(item), item in target, item not in first) for item in second],
+                float(torch.cosine_similarity(before[k], after[k], dim=0)),
+            )
+        )
+    shown = [name(item) for item in history.items[0].tolist() if item]
+    return Portrait(
+        users.ids([int(holdout.history.users[row])])[0],
+        shown,
+        len(seen) - len(set(history.items[0].tolist()) - {0}),
+        [name(item) for item in dict.fromkeys(holdout.target.row(row).tolist())],
+        facets,
+        metric,
+        float(trial.measured.values[metric][row]),
+    )
+
+
+def _look(run: Run, items: Tensor, case: int) -> tuple[Tensor, list[list[tuple[int, float]]], Tensor]:
+    """Interests (K, d) of one history, the items that guide each with their attention, and the catalogue (N + 1, d)."""
+    model: Any = run.model
+    history = Histories(items, torch.tensor([-1]), torch.tensor([case]))
+    with evaluating(model):
+        interests = model.interests(history)[0]
+        _, attention = model.extract(model.items(items), history.mask)
+        kept = prune(attention, history.mask.unsqueeze(1).expand_as(attention), model.keep)[0]
+    reads = []
+    for weights, keep in zip(attention[0], kept, strict=True):
+        order = weights.argsort(descending=True, stable=True).tolist()
+        reads.append([(int(items[0, j]), float(weights[j])) for j in order if keep[j]])
+    return interests, reads, model.catalogue()
+
+
+def _best(catalogue: Tensor, vector: Tensor, seen: set[int], top: int) -> list[int]:
+    """The `top` items with the largest product with `vector`, without those seen."""
+    with torch.inference_mode():
+        scores = catalogue @ vector
+        scores[[0, *seen]] = -torch.inf
+        return scores.topk(min(top, len(scores) - 1 - len(seen))).indices.tolist()
+
+
+def _namer(run: Run) -> Callable[[int], str]:
+    """Item number -> title, or the id where there is none."""
+    ids = run.catalogue["item_id"].to_list()
+    titles = run.catalogue["title"].to_list() if "title" in run.catalogue.columns else [None] * len(ids)
+    return lambda number: str(titles[number - 1] or ids[number - 1])

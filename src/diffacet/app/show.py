@@ -1,0 +1,192 @@
+"""Tables for people, in a terminal; what `--json` prints holds the same facts."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from diffacet.app.importing import Imported
+    from diffacet.core.contract import Card
+    from diffacet.data.atlas import Comparison
+    from diffacet.data.store import Dataset
+    from diffacet.rank.candidates import Candidates
+
+PUBLISHED = ("recall", "hit_rate", "ndcg", "ndcg_set")
+"""Metrics as the field's tables print them; the others are named apart."""
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON may hold it: tuples as lists, NumPy numbers as Python's, and null for what is no number."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(entry) for entry in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def number(value: Any) -> str:
+    """A count with thousands separators, a share or mean with four digits."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) or (value == int(value) and abs(value) >= 1) else f"{value:.4g}"
+
+
+def imported(console: Console, done: "Imported") -> None:
+    """What was read, and what each filter left."""
+    from diffacet.app.importing import DROPPED
+
+    console.print(f"read as {done.format}: {', '.join(done.files)}", highlight=False, markup=False, soft_wrap=True)
+    for note in done.notes:
+        console.print(f"  {note}", highlight=False, markup=False, soft_wrap=True)
+    verb = "dropped" if any(step.what == DROPPED for step in done.steps) else "kept"
+    console.print(f"  repeats of user, item and time: {done.repeats:,} ({verb})", highlight=False)
+    table = _table("step", right=("users", "items", "interactions"))
+    for step in done.steps:
+        table.add_row(step.what, f"{step.users:,}", f"{step.items:,}", f"{step.interactions:,}")
+    console.print(table)
+    console.print(f"fingerprint {done.fingerprint}", highlight=False)
+
+
+def statistics(console: Console, dataset: "Dataset", near: Sequence["Comparison"]) -> None:
+    """A data directory's figures, and how it stands to known data sets."""
+    facts = dataset.log.statistics()
+    table = _table("", title=f"{dataset.name}  ({dataset.fingerprint})", right=("value",))
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            told = ", ".join(f"{key} {number(entry)}" for key, entry in value.items())
+        else:
+            told = f"{100 * value:.4f} %" if name == "density" else _time(name, value, facts["times"])
+        table.add_row(name.replace("_", " "), told)
+    console.print(table)
+    for comparison in near:
+        known = comparison.known
+        told = f"{known.name}: {known.how}; {known.home}"
+        if known.papers:
+            told += f"; in the tables of {', '.join(known.papers)}"
+        verdict = "is exactly" if comparison.exact else "is not"
+        console.print(f"{verdict} {told}", highlight=False, markup=False, soft_wrap=True)
+        for figure, here, expected in comparison.differences:
+            console.print(f"    {figure}: {here:,} here, {expected:,} there ({here - expected:+,})", highlight=False)
+    if not near:
+        console.print("no known data set has figures like these", highlight=False)
+
+
+def _time(name: str, value: Any, times: str) -> str:
+    if times == "real" and name in ("first_time", "last_time") and abs(value) < 10**11:
+        from datetime import UTC, datetime
+
+        return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M:%S} ({value})"
+    return number(value)
+
+
+def known(near: Iterable["Comparison"]) -> list[dict[str, Any]]:
+    """What `stats --json` says of known data sets like this one."""
+    return [
+        {
+            "name": one.known.name,
+            "home": one.known.home,
+            "papers": one.known.papers,
+            "exact": one.exact,
+            "differences": {figure: {"here": here, "there": there} for figure, here, there in one.differences},
+        }
+        for one in near
+    ]
+
+
+def about(card: "Card") -> dict[str, Any]:
+    """What `models --json` says of each model."""
+    presets = {name: preset.source for name, preset in card.presets.items()}
+    told = {"name": card.name, "task": card.task, "summary": card.summary}
+    return told | {"paper": str(card.paper), "presets": presets}
+
+
+def models(console: Console, cards: Iterable["Card"]) -> None:
+    """The table of models."""
+    table = _table("name", "what it is", "task", "presets", "paper")
+    for card in cards:
+        paper = f"{card.paper.venue} {card.paper.year}"
+        table.add_row(f"[bold]{card.name}[/]", card.summary, card.task, ", ".join(card.presets), paper)
+    console.print(table)
+    console.print("settings and citation of one: diffacet models NAME", highlight=False)
+
+
+def model(console: Console, card: "Card", rows: Iterable[Mapping[str, Any]]) -> None:
+    """One model: presets, settings, citation."""
+    console.print(f"[bold]{card.name}[/]  {escape(card.summary)}  (task: {card.task})", highlight=False)
+    console.print(str(card.paper), highlight=False, markup=False, soft_wrap=True)
+    for name, preset in card.presets.items():
+        console.print(f"  preset {name}: {preset.source}", highlight=False, markup=False, soft_wrap=True)
+    usual = "best" if "best" in card.presets else next(iter(card.presets))
+    rows = list(rows)
+    for group, title in (("model", "settings of the model"), ("training", "settings of the training")):
+        table = _table("name", "", "type", "range", usual, "meaning (and other presets)", title=title)
+        for fixed in (0, 1, 3):
+            table.columns[fixed].no_wrap = True
+        for row in (row for row in rows if row["group"] == group):
+            value = row["presets"][usual]
+            others = [f"{name}: {other}" for name, other in row["presets"].items() if other != value]
+            meaning = escape(row["description"]) + (", also of a trained model" if row["inference"] else "")
+            meaning += f" [dim]({escape(', '.join(others))})[/]" if others else ""
+            told = (row["name"], row["symbol"] or "", escape(row["type"]), row["range"], escape(str(value)))
+            table.add_row(*told, meaning)
+        if table.row_count:
+            console.print(table)
+    console.print(card.paper.bibtex(), highlight=False, markup=False, soft_wrap=True)
+
+
+def evaluation(console: Console, result: Mapping[str, Any]) -> None:
+    """The metrics by k: those of the field's tables first, the textbook's and the others named apart."""
+    seconds, users = result["seconds"], result["users"]
+    title = f"{result['model']} on {result['dataset']} ({result['split']}, {result['on']})"
+    console.print(
+        f"[bold]{escape(title)}[/]  {users:,} users, {seconds:.2f} s, {users / max(seconds, 1e-9):,.0f} users/s",
+        highlight=False,
+    )
+    names = list(dict.fromkeys(key.partition("@")[0] for key in result["metrics"]))
+    ks = sorted({int(key.partition("@")[2]) for key in result["metrics"]})
+    apart = [name for name in names if name not in PUBLISHED]
+    for heading, chosen in (("as in the field's tables", PUBLISHED), ("textbook and others", apart)):
+        table = _table(heading, right=[f"@{k}" for k in ks])
+        for name in chosen:
+            table.add_row(name, *(number(result["metrics"].get(f"{name}@{k}")) for k in ks))
+        console.print(table)
+
+
+def answer(found: "Candidates") -> dict[str, Any]:
+    """What `recommend --json` prints: interests, items, unknown; ids keep their own type."""
+    columns = zip(found.item_id.to_list(), found.score.tolist(), found.interest.tolist(), strict=True)
+    rows: list[dict[str, Any]] = [{"item_id": own, "score": score, "interest": k} for own, score, k in columns]
+    for row, title in zip(rows, () if found.titles is None else found.titles, strict=False):
+        if title is not None:
+            row["title"] = title
+    return {"interests": [] if found.interests is None else found.interests, "items": rows, "unknown": found.unknown}
+
+
+def candidates(console: Console, found: "Candidates", history: Sequence[str]) -> None:
+    """Recommended items, best first."""
+    console.print(f"for a history of {len(history)} items ({len(found.unknown)} unknown)", highlight=False)
+    table = _table("rank", "item", *(["title"] if found.titles is not None else []), right=("score", "interest"))
+    for rank, item in enumerate(found.item_id.to_list()):
+        title = [] if found.titles is None else [escape(found.titles[rank] or "")]
+        score, interest = float(found.score[rank]), int(found.interest[rank])
+        table.add_row(str(rank + 1), escape(str(item)), *title, f"{score:.4f}", str(interest))
+    console.print(table)
+
+
+def _table(*left: str, title: str | None = None, right: Iterable[str] = ()) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in left:
+        table.add_column(name, style=None, header_style="dim")
+    for name in right:
+        table.add_column(name, justify="right", header_style="dim")
+    return table

@@ -1,0 +1,287 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import diffacet
+from diffacet.app import cli, runs
+from shoplog import TINY, write_shop
+
+SETS = [word for pair in TINY for word in ("--set", pair)]
+
+
+TRAIN = ["train", "dmi", "--data", "{data}", "--out", "{new}"]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """A folder with log.csv, items.csv, data/, and the runs pop/ and dmi/."""
+    folder = tmp_path_factory.mktemp("shop")
+    log, items = write_shop(folder)
+    data = folder / "data"
+    names = ["--user", "customer", "--item", "sku", "--time", "ts", "--rating", "stars"]
+    assert cli.main(["import", str(log), *names, "--items", str(items), "--out", str(data)]) == 0
+    where = ["--data", str(data), "--max-steps", "10"]
+    assert cli.main(["train", "pop", *where, "--out", str(folder / "pop")]) == 0
+    assert cli.main(["train", "dmi", *where, "--out", str(folder / "dmi"), *SETS]) == 0
+    return folder
+
+
+@pytest.fixture
+def call(capsys):
+    """Runs a command line in this process: (exit code, standard output, standard error)."""
+
+    def run(*words):
+        capsys.readouterr()
+        code = cli.main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def refused(call):
+    """Runs a command line that must be refused in one line; returns the line."""
+
+    def run(*words):
+        code, out, err = call(*words)
+        assert (code, out) == (2, "")
+        assert err.startswith("diffacet: error: ")
+        assert err.count("\n") == 1
+        return err
+
+    return run
+
+
+def test_help_loads_no_heavy_module():
+    code = (
+        "import sys; from diffacet.app.cli import main; assert main(['train', '--help']) == 0; assert main([]) == 0;"
+        "heavy = {'torch', 'polars', 'numpy', 'rich', 'faiss', 'plotly'} & set(sys.modules); assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Examples:" in done.stdout
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_teaches_by_examples(call, command):
+    code, out, _ = call(command, "--help")
+    assert code == 0
+    assert f"  diffacet {command}" in out.partition("Examples:")[2]
+
+
+def test_public_names_are_sorted_and_there():
+    assert diffacet.__all__ == sorted(diffacet.__all__)
+    for name in diffacet.__all__:
+        assert getattr(diffacet, name) is not None
+        assert getattr(diffacet, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = diffacet.nothing
+    assert set(dir(diffacet)) == set(diffacet.__all__)
+
+
+def test_version(call):
+    assert call("--version") == (0, diffacet.__version__ + "\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["tran"], "did you mean 'train'?"),
+        (["--nothing"], "no such option: --nothing"),
+        (["train"], "missing argument 'model'"),
+        ([*TRAIN, "--seed", "x"], "--seed"),
+        (["train", "dim", "--data", "{data}", "--out", "{new}"], "unknown model 'dim'; did you mean 'dmi'?"),
+        ([*TRAIN, "--preset", "bets"], "no preset 'bets'; did you mean 'best'?"),
+        ([*TRAIN, "--set", "gama=1"], "no setting 'gama'; did you mean 'gamma'?"),
+        ([*TRAIN, "--set", "gamma=1.5"], "from --set gamma=1.5"),
+        ([*TRAIN, "--set", "gamma=0"], "from --set gamma=0"),
+        ([*TRAIN, "--set", "steps=0"], "from --set steps=0"),
+        ([*TRAIN, "--set", "interests=0"], "from --set interests=0"),
+        ([*TRAIN, "--set", "eta=-0.1"], "from --set eta=-0.1"),
+        ([*TRAIN, "--set", "eta"], "key=value"),
+        ([*TRAIN, "--split", "by-usr"], "did you mean 'by-user'?"),
+        ([*TRAIN, "--device", "tpu"], "auto, cpu or cuda"),
+        (["train", "dmi", "--data", "{shop}", "--out", "{new}"], "interactions.parquet"),
+        (["train", "dmi", "--data", "{shop}/none", "--out", "{new}"], "not a directory"),
+        (["train", "pop", "--data", "{data}", "--out", "{pop}"], "exists"),
+        (["train", "dmi", "--data", "{data}", "--out", "{dmi}", "--resume"], "begun with other settings"),
+        (["models", "dim"], "did you mean 'dmi'?"),
+        (["stats", "{shop}/none"], "not a directory"),
+        (["evaluate", "{data}"], "no run directory"),
+        (["evaluate", "{dmi}", "--on", "train"], "valid or test"),
+        (["evaluate", "{dmi}", "--k", "0"], "at least 1"),
+        (["evaluate", "{dmi}", "--refine-steps", "99"], "refine_steps"),
+        (["evaluate", "{pop}", "--refine-steps", "1"], "refine_steps"),
+        (["evaluate", "{dmi}", "--data", "{shop}"], "interactions.parquet"),
+        (["recommend", "{dmi}", "--history", ""], "--history is empty"),
+        (["recommend", "{dmi}", "--history", "x,y"], "in the catalogue"),
+        (["recommend", "{dmi}", "--history", "1", "--k", "0"], "at least 1"),
+        (["recommend", "{dmi}", "--history", "1", "--diversity", "-1"], "diversity"),
+        (["recommend", "{dmi}", "--history", "1", "--index", "tree"], "exact"),
+        (["demo", "--out", "{new}", "--seeds", "0"], "--seeds is 1 or more"),
+        (["import", "{shop}/none.csv", "--out", "{new}"], "none.csv"),
+        (["import", "{shop}/none.csv", "--out", "{data}"], "exists and is not an empty directory"),
+        (["import", "{shop}/log.csv", "--user", "buyer", "--out", "{new}"], "customer"),
+        (["import", "{shop}/log.csv", "--out", "{new}", "--duplicates", "x"], "keep or drop"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(shop, refused, tmp_path, words, said):
+    new = tmp_path / "new"
+    places = {"shop": shop, "data": shop / "data", "pop": shop / "pop", "dmi": shop / "dmi", "new": new}
+    line = refused(*(word.format(**places) for word in words))
+    assert said.lower() in line.lower()
+    assert not new.exists()
+
+
+def test_a_filter_that_leaves_nobody_tells_each_step(shop, refused, tmp_path):
+    names = ["--user", "customer", "--item", "sku", "--time", "ts", "--rating", "stars"]
+    line = refused("import", shop / "log.csv", *names, "--min-rating", 4, "--k-core", 30, "--out", tmp_path / "d")
+    assert "read: 60 users, 40 items, 720 interactions; rating 4 or more: 60 users" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_import_tells_what_each_filter_left(shop, call, tmp_path):
+    log = tmp_path / "twice.csv"
+    text = (shop / "log.csv").read_text()
+    log.write_text(text + text.splitlines()[1] + "\n")
+    names = ["--user", "customer", "--item", "sku", "--time", "ts"]
+    code, out, err = call("import", log, *names, "--duplicates", "drop", "--min-count", 2, "--out", tmp_path / "d")
+    assert (code, err) == (0, "")
+    assert "repeats of user, item and time: 1 (dropped)" in out
+    assert "fingerprint" in out
+    assert f"next: diffacet train dmi --data {tmp_path / 'd'}" in out
+    code, out, _ = call("stats", tmp_path / "d", "--json")
+    told = json.loads(out)
+    assert told["statistics"]["interactions"] == 720
+    steps = [step["what"] for step in told["provenance"]["steps"]]
+    assert steps == ["read", "repeated rows dropped", "count 2 or more, once"]
+    assert told["provenance"]["repeated_rows"] == 1
+
+
+def test_stats_for_people(shop, call):
+    code, out, err = call("stats", shop / "data")
+    assert (code, err) == (0, "")
+    assert "interactions" in out
+    assert "720" in out
+    assert "2020-09-13" in out
+
+
+def test_models_for_people_and_programs(call):
+    code, out, _ = call("models")
+    assert code == 0
+    listed = json.loads(call("models", "--json")[1])["models"]
+    for model in listed:
+        assert model["name"] in out
+        assert {"name", "paper", "task", "presets"} <= set(model)
+        assert {"paper", "best"} <= set(model["presets"])
+    code, out, _ = call("models", "dmi")
+    assert code == 0
+    for word in ("gamma", "γ", "> 0, ≤ 1", "preset paper", "@inproceedings{dmi"):
+        assert word in out
+    told = json.loads(call("models", "dmi", "--json")[1])
+    gamma = next(row for row in told["settings"] if row["name"] == "gamma")
+    assert (gamma["symbol"], gamma["range"]) == ("γ", "> 0, ≤ 1")
+    assert {"default", "presets", "description"} <= set(gamma)
+
+
+def test_evaluate_json_is_one_object_without_nan(shop, call):
+    code, out, err = call("evaluate", shop / "dmi", "--k", 3, "--k", 10, "--json")
+    assert (code, err) == (0, "")
+    assert out.count("\n") == 1
+    told = json.loads(out, parse_constant=pytest.fail)
+    assert {"model", "dataset", "split", "on", "seed", "users", "seconds", "metrics"} <= set(told)
+    facts = {"model": "dmi", "dataset": "data", "split": "by-user", "on": "test", "seed": 0, "users": 6}
+    assert facts == {name: told[name] for name in facts}
+    for name in ("recall", "hit_rate", "ndcg", "ndcg_set", "ndcg_textbook"):
+        assert {f"{name}@3", f"{name}@10"} <= set(told["metrics"])
+
+
+def test_evaluate_for_people_names_the_textbook_apart(shop, call):
+    code, out, _ = call("evaluate", shop / "pop", "--on", "valid", "--exclude-seen")
+    assert code == 0
+    fields, textbook = out.split("textbook and others")
+    assert "ndcg_set" in fields
+    assert "ndcg_textbook" in textbook
+    assert "users/s" in out
+
+
+def test_evaluate_takes_refinement_steps_and_moved_data(shop, call, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(shop / "data", moved)
+    metrics = [
+        json.loads(call("evaluate", shop / "dmi", "--json", "--data", moved, *words)[1])["metrics"]
+        for words in ([], ["--refine-steps", 0], [])
+    ]
+    assert metrics[0] != metrics[1]
+    assert metrics[0] == metrics[2]
+
+
+def test_other_data_are_refused(shop, call, refused, tmp_path):
+    names = ["--user", "customer", "--item", "sku", "--time", "ts"]
+    assert call("import", shop / "log.csv", *names, "--min-count", 12, "--out", tmp_path / "d")[0] == 0
+    assert "fingerprint" in refused("evaluate", shop / "dmi", "--data", tmp_path / "d")
+    assert "other data" in refused("train", "pop", "--data", tmp_path / "d", "--out", shop / "pop", "--resume")
+
+
+def test_a_damaged_run_is_refused(shop, refused, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(shop / "dmi", run)
+    (run / "best.safetensors").write_bytes((run / "best.safetensors").read_bytes()[:100])
+    assert "best.safetensors is damaged" in refused("evaluate", run)
+    shutil.copy(shop / "pop" / "best.safetensors", run / "best.safetensors")
+    assert "another model" in refused("recommend", run, "--history", "1")
+    (run / "run.json").write_text("{")
+    assert "run.json is damaged" in refused("evaluate", run)
+
+
+def test_recommend_json_keeps_ids_and_names_the_unknown(shop, call):
+    code, out, err = call("recommend", shop / "dmi", "--history", "1,2,nix,3", "--k", 5, "--json")
+    assert code == 0
+    assert "nix" in err
+    told = json.loads(out)
+    assert told["unknown"] == ["nix"]
+    assert [len(vector) for vector in told["interests"]] == [8] * 4
+    assert len(told["items"]) == 5
+    for item in told["items"]:
+        assert isinstance(item["item_id"], int)
+        assert item["item_id"] not in (1, 2, 3)
+        assert item["title"] == f"Ware <{item['item_id']}> & co"
+        assert 0 <= item["interest"] < 4
+    scores = [item["score"] for item in told["items"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_recommend_without_interests_and_with_seen(shop, call):
+    code, out, _ = call("recommend", shop / "pop", "--history", "1", "--k", 40, "--include-seen", "--json")
+    told = json.loads(out)
+    assert (code, told["interests"]) == (0, [])
+    assert {item["item_id"] for item in told["items"]} == set(range(1, 41))
+
+
+def test_recommend_for_people_shows_titles(shop, call):
+    code, out, err = call("recommend", shop / "dmi", "--history", "1,2", "--diversity", 1, "--index", "hnsw", "--k", 4)
+    assert (code, err) == (0, "")
+    assert out.count("Ware <") == 4
+
+
+def test_ctrl_c_ends_with_130_and_a_hint(call, monkeypatch, tmp_path):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "train", interrupted)
+    code, out, err = call("train", "dmi", "--data", tmp_path, "--out", tmp_path / "run")
+    assert (code, out) == (130, "")
+    assert "--resume" in err
+
+
+def test_a_bug_keeps_its_traceback(call, monkeypatch, tmp_path):
+    def broken(*_, **__):
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(runs, "load", broken)
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        call("evaluate", tmp_path)
