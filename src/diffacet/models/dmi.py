@@ -210,7 +210,7 @@ CARDS = [
             "paper-book": Preset(
                 DMIConfig(noise_scale=5.0, hardness=10.0), protocols.BOOK, "the same; β of REMI's code"
             ),
-            "best": Preset(DMIConfig(dropout=0.1), protocols.BEST, "chosen on validation of Amazon Beauty"),
+            "best": Preset(DMIConfig(item_dropout=0.2), protocols.BEST, "chosen on validation of Amazon Beauty"),
         },
     ),
 ]

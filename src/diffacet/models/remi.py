@@ -75,7 +75,7 @@ CARDS = [
             "paper": Preset(REMIConfig(), protocols.BEAUTY, "REMI's code; Amazon Beauty, hardness by search"),
             "paper-gowalla": Preset(REMIConfig(hardness=1.0), protocols.GOWALLA, "REMI's code; Gowalla"),
             "paper-book": Preset(REMIConfig(hardness=10.0), protocols.BOOK, "REMI's code; Amazon Book"),
-            "best": Preset(REMIConfig(dropout=0.3), protocols.BEST, "chosen on validation of Amazon Beauty"),
+            "best": Preset(REMIConfig(item_dropout=0.2), protocols.BEST, "chosen on validation of Amazon Beauty"),
         },
     ),
 ]
