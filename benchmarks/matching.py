@@ -72,9 +72,9 @@ STUDIES = {
             Row("DMI-IP (no pruning)", "dmi", set={"variant": "ip"}, steps=ALL_STEPS),
             Row("DMI-T (no history context)", "dmi", set={"variant": "t"}, steps=ALL_STEPS),
             Row("DMI-GD (no detaching)", "dmi", set={"variant": "gd"}, steps=ALL_STEPS),
-            Row("DMI over ComiRec-SA, paper", "dmi", set={"base": "comirec-sa"}, steps=ALL_STEPS),
-            Row("Y-DNN, best", "y-dnn", "best"),
-            Row("ComiRec-SA, best", "comirec-sa", "best"),
+            Row("DMI over ComiRec-SA, paper", "dmi", set={"base": "comirec-sa"}, steps=ALL_STEPS, seeds=3),
+            Row("Y-DNN, best", "y-dnn", "best", seeds=3),
+            Row("ComiRec-SA, best", "comirec-sa", "best", seeds=3),
             Row("REMI, best", "remi", "best"),
             Row("DMI, best", "dmi", "best", steps=ALL_STEPS),
         ),
@@ -186,7 +186,7 @@ def paired(a: list[float], b: list[float]) -> dict[str, float]:
 def summarise(study: Study, results: list[dict[str, Any]], values: dict[str, dict[str, float]]) -> dict[str, Any]:
     """Mean and deviation of every row and refinement, and the tested pairs."""
     rows, by_row = [], {row.label: row for row in study.rows}
-    series: dict[tuple[str, str, str], list[float]] = {}
+    series: dict[tuple[str, str, str], dict[int, float]] = {}
     for row in study.rows:
         of_row = sorted((r for r in results if r["row"] == row.label), key=lambda r: r["seed"])
         for name in of_row[0]["evaluations"] if of_row else ():
@@ -195,14 +195,14 @@ def summarise(study: Study, results: list[dict[str, Any]], values: dict[str, dic
                     key: [r["evaluations"][name][on][key] for r in of_row] for key in of_row[0]["evaluations"][name][on]
                 }
                 for key, found in metrics.items():
-                    series[row.label, f"{name}/{on}", key] = found
-            test = {key: series[row.label, f"{name}/test", key] for key in SHOWN}
+                    series[row.label, f"{name}/{on}", key] = dict(zip((r["seed"] for r in of_row), found, strict=True))
+            test = {key: list(series[row.label, f"{name}/test", key].values()) for key in SHOWN}
             rows.append(
                 {
                     "row": row.label,
                     "refine_steps": name,
                     "seeds": [r["seed"] for r in of_row],
-                    "valid_recall@50": series[row.label, f"{name}/valid", "recall@50"],
+                    "valid_recall@50": list(series[row.label, f"{name}/valid", "recall@50"].values()),
                     "test": test,
                     "best_step": [r["best_step"] for r in of_row],
                     "seconds": [r["seconds"] for r in of_row],
@@ -212,9 +212,11 @@ def summarise(study: Study, results: list[dict[str, Any]], values: dict[str, dic
     tests = []
     for one, other in study.pairs:
         for on in ("valid", "test"):
-            a, b = series.get((one, f"T/{on}", "recall@50")), series.get((other, f"T/{on}", "recall@50"))
-            if a and b and len(a) == len(b):
-                tests.append({"a": one, "b": other, "metric": f"recall@50 on {on}", **paired(a, b)})
+            a, b = (series.get((label, f"T/{on}", "recall@50"), {}) for label in (one, other))
+            common = sorted(a.keys() & b.keys())
+            if common:
+                difference = paired([a[seed] for seed in common], [b[seed] for seed in common])
+                tests.append({"a": one, "b": other, "metric": f"recall@50 on {on}", "seeds": common, **difference})
     return {"rows": rows, "pairs": tests}
 
 
@@ -264,10 +266,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--published", type=Path, help="CSV of the published tables")
     parser.add_argument("--only", nargs="*", help="labels of the rows to run")
+    parser.add_argument("--collect", action="store_true", help="run nothing; write the table of what is done")
     parser.add_argument("--reading", help="what the table says first, in words")
     arguments = parser.parse_args()
     study, out = STUDIES[arguments.study], HERE / "results" / f"{arguments.study}.json"
-    rows = [row for row in study.rows if not arguments.only or row.label in arguments.only]
+    rows = [r for r in study.rows if not arguments.collect and (not arguments.only or r.label in arguments.only)]
     jobs = [(row, seed) for seed in range(study.seeds) for row in rows if seed < (row.seeds or study.seeds)]
     with ProcessPoolExecutor(arguments.workers, get_context("spawn")) as pool:
         futures = {

@@ -57,7 +57,7 @@ def from_dict(kind: type[Any], values: Mapping[str, Any], what: str) -> Any:
     try:
         return kind(**values)
     except (ValidationError, TypeError) as error:
-        raise BadSetting(f"{what} holds settings that this version does not take: {_explain(error)}") from error
+        raise BadSetting(f"{what} holds settings that this version does not take: {_explain(error, kind)}") from error
 
 
 def inference_settings(config: type[Any]) -> set[str]:
@@ -76,7 +76,7 @@ def _replace(value: Any, changes: Mapping[str, Any]) -> Any:
     try:
         return kind(**{**current, **typed})
     except ValidationError as error:
-        raise BadSetting(_explain(error)) from error
+        raise BadSetting(_explain(error, kind)) from error
 
 
 def _read(text: Any, hint: Any) -> Any:
@@ -91,17 +91,33 @@ def _read(text: Any, hint: Any) -> Any:
     return text
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: Exception, kind: type[Any]) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors()[0]
     key = str(first["loc"][0]) if first["loc"] else ""
+    if not key:
+        return first["msg"]
     got = first.get("input")
-    return f"{key}: {_sentence(first)}; got {got!r} (from --set {key}={got})" if key else first["msg"]
+    rule = first["msg"].replace("Input should", "it should").replace("String should", "it should")
+    return f"{key}: {rule}{_interval(kind, key)}; got {got!r} (from --set {key}={got})"
 
 
-def _sentence(problem: Any) -> str:
-    return problem["msg"].replace("Input should", "it should").replace("String should", "it should")
+def _interval(kind: type[Any], key: str) -> str:
+    """`" (it lies in (0, 1])"` for a setting with bounds."""
+    info = _info(get_type_hints(kind, include_extras=True).get(key))
+    bounds = {n: getattr(m, n) for m in info.metadata for n in ("ge", "gt", "le", "lt") if hasattr(m, n)}
+    bounds = {n: bound for n, bound in bounds.items() if bound is not None}
+    if not bounds:
+        return ""
+    low = f"[{bounds['ge']}" if "ge" in bounds else f"({bounds.get('gt', '-∞')}"
+    high = f"{bounds['le']}]" if "le" in bounds else f"{bounds.get('lt', '∞')})"
+    return f" (it lies in {low}, {high})"
+
+
+def _info(hint: Any) -> FieldInfo:
+    """What pydantic knows of a setting beside its type."""
+    return next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, FieldInfo)), FieldInfo())
 
 
 def describe(card: Card) -> list[dict[str, Any]]:
@@ -111,7 +127,7 @@ def describe(card: Card) -> list[dict[str, Any]]:
         hints = get_type_hints(kind, include_extras=True)
         for field in dataclasses.fields(kind):
             hint = hints[field.name]
-            info = next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, FieldInfo)), FieldInfo())
+            info = _info(hint)
             values = {
                 n: getattr(p.model if group == "model" else p.training, field.name) for n, p in card.presets.items()
             }
