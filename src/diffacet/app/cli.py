@@ -234,10 +234,11 @@ def evaluate(
     as_json: o.Json = False,
 ) -> None:
     """Run to metrics."""
-    from diffacet.app import runs, show
+    from diffacet.app import progress, runs, show
 
     loaded = runs.load(run, set=_inference(refine_steps), device=device)
-    result = loaded.evaluate(on, tuple(k or (20, 50)), exclude_seen=exclude_seen, data=data)
+    with progress.counting(_console(stderr=True), "users") as bar:
+        result = loaded.evaluate(on, tuple(k or (20, 50)), exclude_seen=exclude_seen, data=data, progress=bar)
     if as_json:
         _print_json(result)
     else:

@@ -2,6 +2,8 @@
 
 import time
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -104,6 +106,15 @@ class Watcher:
     def _left(self, step: int, now: float) -> str:
         seconds = (self._total - step) * (now - self._begun[1]) / max(step - self._begun[0], 1)
         return f"at most {int(seconds) // 60}:{int(seconds) % 60:02d} left"
+
+
+@contextmanager
+def counting(console: Console, label: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar over (done, all), shown in a terminal only and gone when it is full."""
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 class _Board:
