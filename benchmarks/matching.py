@@ -26,6 +26,8 @@ import numpy as np
 HERE = Path(__file__).parent
 KS = (20, 50)
 SHOWN = ("recall@20", "hit_rate@20", "ndcg@20", "ndcg_set@20", "recall@50", "hit_rate@50", "ndcg@50", "ndcg_set@50")
+COMPARED = ("recall@20", "hit_rate@20", "recall@50", "hit_rate@50")
+UNREFINED = ("DMI, paper", "DMI, best")
 PUBLISHED_KEYS = {"Recall": "recall", "HR": "hit_rate", "NDCG": "ndcg_set"}
 
 
@@ -244,9 +246,7 @@ def table(name: str, study: Study, record: dict[str, Any]) -> str:
         cells = [row["row"], row["refine_steps"], str(len(row["seeds"])), number(row["valid_recall@50"])]
         cells += [number(row["test"][key]) for key in SHOWN]
         cells += [f"{np.mean(row['best_step']):.0f}"]
-        cells += [
-            f"{told[k]:.4f}" if k in told else "" for k in ("recall@20", "hit_rate@20", "recall@50", "hit_rate@50")
-        ]
+        cells += [f"{told[k]:.4f}" if k in told else "" for k in COMPARED]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", "Paired over seeds, relative difference of R@50, 95 % interval and p of a paired t-test:", ""]
     lines += ["| a | against b | metric | difference | interval | p |", "|---|---|---|---|---|---|"]
@@ -255,6 +255,37 @@ def table(name: str, study: Study, record: dict[str, Any]) -> str:
         p = f"{pair['p']:.3f}" if "p" in pair else ""
         lines.append(f"| {pair['a']} | {pair['b']} | {pair['metric']} | {pair['relative']:+.1%} | {between} | {p} |")
     return "\n".join(lines) + f"\n\nMade from `{name}.json` by `benchmarks/matching.py`.\n"
+
+
+def brief(name: str, record: dict[str, Any]) -> str:
+    """The lines that README shows between its markers: four figures a row, the published ones beside them."""
+    heads = ("R@20", "HR@20", "R@50", "HR@50")
+    lines = ["| | " + " | ".join(heads) + " | published R@50, HR@50 |", "|---|---|---|---|---|---|"]
+    for row in record["rows"]:
+        if row["refine_steps"] not in ("T", "0") or (row["refine_steps"] == "0" and row["row"] not in UNREFINED):
+            continue
+        label = row["row"] + (", unrefined (S = 0)" if row["refine_steps"] == "0" else "")
+        told = row["published"] if row["refine_steps"] == "T" else {}
+        cells = [number(row["test"][key]) for key in COMPARED]
+        beside = f"{told['recall@50']:.4f}, {told['hit_rate@50']:.4f}" if told else ""
+        lines.append(f"| {label} | " + " | ".join(cells) + f" | {beside} |")
+    seeds = max(len(row["seeds"]) for row in record["rows"])
+    lines += [
+        "",
+        f"`{record['command']}`, commit {record['commit']}, {seeds} seeds (a seed is a split and an initialisation; "
+        f"three for some ablations), {record['machine']}; all figures, refinement steps and paired tests: "
+        f"[{name}.md](benchmarks/results/{name}.md).",
+    ]
+    return "\n".join(lines)
+
+
+def into_readme(name: str, text: str) -> None:
+    """Put `text` between the study's markers in README.md."""
+    path = HERE.parent / "README.md"
+    whole, start, end = path.read_text(), f"<!-- {name} -->", f"<!-- /{name} -->"
+    if start in whole and end in whole:
+        before, after = whole.split(start)[0], whole.split(end)[1]
+        path.write_text(f"{before}{start}\n{text}\n{end}{after}")
 
 
 def main() -> None:
@@ -303,6 +334,7 @@ def main() -> None:
     }
     out.write_text(json.dumps(record, indent=1) + "\n")
     out.with_suffix(".md").write_text(table(arguments.study, study, record))
+    into_readme(arguments.study, brief(arguments.study, record))
     print(f"wrote {out} and {out.with_suffix('.md')}")
 
 
