@@ -68,7 +68,7 @@ CARDS = [
             "paper": Preset(ComiRecSAConfig(), protocols.BEAUTY, "REMI's code; Amazon Beauty"),
             "paper-gowalla": Preset(ComiRecSAConfig(), protocols.GOWALLA, "REMI's code; Gowalla"),
             "paper-book": Preset(ComiRecSAConfig(), protocols.BOOK, "REMI's code; Amazon Book"),
-            "best": Preset(ComiRecSAConfig(item_dropout=0.2), protocols.BEST, "chosen on validation of Amazon Beauty"),
+            "best": Preset(ComiRecSAConfig(item_dropout=0.2), protocols.BEST, "as REMI's"),
         },
     ),
 ]

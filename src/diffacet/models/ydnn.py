@@ -79,7 +79,7 @@ CARDS = [
             "paper": Preset(YDNNConfig(), protocols.BEAUTY, "REMI's code; Amazon Beauty"),
             "paper-gowalla": Preset(YDNNConfig(), protocols.GOWALLA, "REMI's code; Gowalla"),
             "paper-book": Preset(YDNNConfig(), protocols.BOOK, "REMI's code; Amazon Book"),
-            "best": Preset(YDNNConfig(item_dropout=0.2), protocols.BEST, "chosen on validation of Amazon Beauty"),
+            "best": Preset(YDNNConfig(item_dropout=0.2), protocols.BEST, "as REMI's"),
         },
     ),
 ]
