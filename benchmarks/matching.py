@@ -57,9 +57,6 @@ class Study:
 
 
 ALL_STEPS = (None, 0, 1, 2, 5)
-# The printed patience, which lets every run go to the end of the budget.
-LONGER = {"patience": 50, "max_steps": 8_000}
-
 STUDIES = {
     "beauty": Study(
         "Amazon Beauty, the published protocol",
@@ -73,8 +70,6 @@ STUDIES = {
             Row("ComiRec-SA, paper", "comirec-sa", published="ComiRec"),
             Row("REMI, paper", "remi", published="REMI"),
             Row("DMI, paper", "dmi", steps=ALL_STEPS, published="DMI"),
-            Row("REMI, paper, patience 50", "remi", set=LONGER),
-            Row("DMI, paper, patience 50", "dmi", set=LONGER),
             Row("DMI-diff (no diffusion)", "dmi", set={"variant": "diff"}),
             Row("DMI-IP (no pruning)", "dmi", set={"variant": "ip"}, steps=ALL_STEPS, seeds=3),
             Row("DMI-T (no history context)", "dmi", set={"variant": "t"}, steps=ALL_STEPS, seeds=3),
@@ -87,7 +82,6 @@ STUDIES = {
         ),
         (
             ("DMI, paper", "REMI, paper"),
-            ("DMI, paper, patience 50", "REMI, paper, patience 50"),
             ("DMI-IP (no pruning)", "DMI, paper"),
             ("DMI-T (no history context)", "DMI, paper"),
             ("DMI-GD (no detaching)", "DMI, paper"),
