@@ -39,10 +39,10 @@ def log(n_items: int) -> Any:
     return Sequences(items, offsets, np.arange(20_000), None)
 
 
-def median_ms(contenders: dict[str, Run], rounds: int, synchronise: Run) -> dict[str, float]:
+def median_ms(contenders: dict[str, Run], rounds: int, synchronise: Run, warm: int = 5) -> dict[str, float]:
     """Median milliseconds of each contender, run in turn."""
     for run in contenders.values():
-        for _ in range(5):
+        for _ in range(warm):
             run()
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
@@ -133,8 +133,8 @@ def bare_remi(n_items: int, device: Any) -> Run:
     return step
 
 
-def evaluation(name: str, n_items: int, device: Any) -> dict[str, Run]:
-    """Evaluation of 1,024 users as the library does it, and the bare product with its top 50."""
+def evaluation(name: str, n_items: int, users: int, device: Any) -> dict[str, Run]:
+    """Evaluation of `users` users as the library does it, and the bare product with its top 50."""
     import torch
 
     from diffacet.app import settings
@@ -147,19 +147,19 @@ def evaluation(name: str, n_items: int, device: Any) -> dict[str, Run]:
     train, found = log(n_items), card(name)
     chosen = settings.preset(found, "paper")
     model = found.build(chosen.model, batches.facts(train, n_items, chosen.training)).to(device)
-    rows = np.arange(1_024)
+    rows = np.arange(users)
     history = train.take(rows)
-    target = Sequences(history.items[:2_048].copy(), np.arange(1_025) * 2, rows, None)
+    target = Sequences(history.items[: 2 * users].copy(), np.arange(users + 1) * 2, rows, None)
     holdout = Holdout(history, target)
-    vectors = torch.randn(1_024, INTERESTS, DIM, device=device)
+    vectors = torch.randn(users, INTERESTS, DIM, device=device)
     catalogue = model.catalogue().detach()
 
     def whole() -> None:
         evaluate(model, holdout, length=LENGTH)
 
     def bare() -> None:
-        for block in vectors.split(256):
-            scores = (block.reshape(-1, DIM) @ catalogue.T).view(256, INTERESTS, -1).amax(1)
+        for block in vectors.split(64):  # larger blocks only cost memory: 64 x 4 x 1 M scores are a gigabyte
+            scores = (block.reshape(-1, DIM) @ catalogue.T).view(len(block), INTERESTS, -1).amax(1)
             scores.topk(50)
 
     return {"library": whole, "bare": bare}
