@@ -179,12 +179,10 @@ def part(kind: str, n_items: int, threads: int, device_name: str) -> dict[str, A
             runs["remi bare operators"] = bare_remi(n_items, device)
         found = median_ms(runs, 60, synchronise)
     else:
-        runs = {}
-        for name in MODELS:
-            runs.update({f"{name} {who}": run for who, run in evaluation(name, n_items, device).items()})
-        found = {
-            name: 1_024_000 / ms for name, ms in median_ms(runs, 5 if n_items > 100_000 else 7, synchronise).items()
-        }
+        runs, users = {}, 1_024 if n_items <= 100_000 else 128
+        for name in MODELS if n_items <= 100_000 else ("remi",):
+            runs.update({f"{name} {who}": run for who, run in evaluation(name, n_items, users, device).items()})
+        found = {name: 1_000 * users / ms for name, ms in median_ms(runs, 3, synchronise, warm=1).items()}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {
         "kind": kind,
