@@ -163,9 +163,11 @@ def published(study: Study, path: Path | None, before: dict[str, Any]) -> dict[s
 
 
 def commit() -> str:
-    """The commit that the figures belong to."""
-    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude", "*"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    """The commit that the figures belong to, "-dirty" when the library's source differs from it."""
+    git = ["git", "-C", str(HERE.parent)]
+    name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    clean = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "src"], check=False).returncode == 0
+    return name.stdout.strip() + ("" if clean else "-dirty")
 
 
 def paired(a: list[float], b: list[float]) -> dict[str, float]:
@@ -269,11 +271,12 @@ def brief(name: str, record: dict[str, Any]) -> str:
         cells = [number(row["test"][key]) for key in COMPARED]
         beside = f"{told['recall@50']:.4f}, {told['hit_rate@50']:.4f}" if told else ""
         lines.append(f"| {label} | " + " | ".join(cells) + f" | {beside} |")
-    seeds = max(len(row["seeds"]) for row in record["rows"])
+    counts = [len(row["seeds"]) for row in record["rows"]]
+    seeds, fewer = max(counts), f"; {min(counts)} for some rows" if min(counts) < max(counts) else ""
     lines += [
         "",
-        f"`{record['command']}`, commit {record['commit']}, {seeds} seeds (a seed is a split and an initialisation; "
-        f"three for some ablations), {record['machine']}; all figures, refinement steps and paired tests: "
+        f"`{record['command']}`, commit {record['commit']}, {seeds} seeds (a seed is a split and an initialisation"
+        f"{fewer}), {record['machine']}; all figures, refinement steps and paired tests: "
         f"[{name}.md](benchmarks/results/{name}.md).",
     ]
     return "\n".join(lines)
