@@ -236,7 +236,7 @@ def evaluate(
     """Run to metrics."""
     from diffacet.app import progress, runs, show
 
-    loaded = runs.load(run, set=_inference(refine_steps), device=device)
+    loaded = runs.load(run, set={} if refine_steps is None else {"refine_steps": refine_steps}, device=device)
     with progress.counting(_console(stderr=True), "users") as bar:
         result = loaded.evaluate(on, tuple(k or (20, 50)), exclude_seen=exclude_seen, data=data, progress=bar)
     if as_json:
@@ -270,7 +270,9 @@ def recommend(
     ids = [part.strip() for part in history.split(",") if part.strip()]
     if not ids:
         raise BadSetting("--history is empty; give item ids of the log, oldest first: --history 12,7,99")
-    recommender = runs.load(run, set=_inference(refine_steps), device=device).recommender(index)
+    recommender = runs.load(
+        run, set={} if refine_steps is None else {"refine_steps": refine_steps}, device=device
+    ).recommender(index)
     found = recommender.recommend(ids, k, exclude_seen=not include_seen, diversity=diversity)
     if found.unknown:
         typer.echo(f"diffacet: not in the catalogue, passed over: {', '.join(map(str, found.unknown))}", err=True)
@@ -327,10 +329,6 @@ def _usage(error: Any, given: Sequence[str]) -> str:
     message = error.format_message().rstrip(".")
     command = f" {given[0]}" if given and given[0] in COMMANDS else ""
     return f"{message}{'' if message.endswith('?') else ';'} see 'diffacet{command} --help'"
-
-
-def _inference(refine_steps: int | None) -> dict[str, Any]:
-    return {} if refine_steps is None else {"refine_steps": refine_steps}
 
 
 def _print_json(value: Any) -> None:
