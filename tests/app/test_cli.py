@@ -114,6 +114,7 @@ def test_version(call):
         (["evaluate", "{data}"], "no run directory"),
         (["evaluate", "{dmi}", "--on", "train"], "valid or test"),
         (["evaluate", "{dmi}", "--k", "0"], "at least 1"),
+        (["evaluate", "{dmi}", "--memory", "0"], "--memory"),
         (["evaluate", "{dmi}", "--refine-steps", "99"], "refine_steps"),
         (["evaluate", "{pop}", "--refine-steps", "1"], "refine_steps"),
         (["evaluate", "{dmi}", "--data", "{shop}"], "interactions.parquet"),
@@ -207,6 +208,13 @@ def test_evaluate_for_people_names_the_textbook_apart(shop, call):
     assert "ndcg_set" in fields
     assert "ndcg_textbook" in textbook
     assert "users/s" in out
+
+
+def test_evaluate_gives_the_same_numbers_in_less_memory(shop, call):
+    whole, little = (
+        json.loads(call("evaluate", shop / "dmi", "--json", "--memory", mib)[1])["metrics"] for mib in (256, 1)
+    )
+    assert whole == little
 
 
 def test_evaluate_takes_refinement_steps_and_moved_data(shop, call, tmp_path):

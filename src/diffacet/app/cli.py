@@ -230,6 +230,7 @@ def evaluate(
     refine_steps: o.RefineSteps = None,
     exclude_seen: o.ExcludeSeen = False,
     data: o.MovedData = None,
+    memory: o.Memory = 256,
     device: o.Device = "auto",
     as_json: o.Json = False,
 ) -> None:
@@ -238,7 +239,8 @@ def evaluate(
 
     loaded = runs.load(run, set={} if refine_steps is None else {"refine_steps": refine_steps}, device=device)
     with progress.counting(_console(stderr=True), "users") as bar:
-        result = loaded.evaluate(on, tuple(k or (20, 50)), exclude_seen=exclude_seen, data=data, progress=bar)
+        ks, budget = tuple(k or (20, 50)), memory * 2**20
+        result = loaded.evaluate(on, ks, exclude_seen=exclude_seen, data=data, budget=budget, progress=bar)
     if as_json:
         _print_json(result)
     else:

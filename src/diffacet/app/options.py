@@ -55,6 +55,7 @@ MaxSteps = Annotated[int | None, Option(metavar="N", help="Training steps at mos
 Threads = Annotated[int, Option(metavar="N", help="CPU threads; a result is bit-equal to another of as many.")]
 Resume = Annotated[bool, Option("--resume", help="Go on with the run in RUN.")]
 
+Memory = Annotated[int, Option(metavar="MIB", min=1, help="MiB that ranking may take; the numbers do not change.")]
 On = Annotated[str, Option("--on", metavar="valid|test", help="Which held-out users.")]
 Ks = Annotated[
     list[int] | None, Option("--k", metavar="N", help="List length, may be repeated; 20 and 50 if not given.")

@@ -36,6 +36,7 @@ from diffacet.rank.candidates import Recommender
 from diffacet.rank.categories import ItemCategories
 from diffacet.rank.evaluate import evaluate as measure
 from diffacet.rank.metrics import METRICS
+from diffacet.rank.ranking import BUDGET
 
 FORMAT = 1
 ABOUT, CATALOGUE = "run.json", "catalogue.parquet"
@@ -111,9 +112,13 @@ class Run:
         *,
         exclude_seen: bool = False,
         data: Path | None = None,
+        budget: int = BUDGET,
         progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, Any]:
-        """What `diffacet evaluate --json` prints: model, dataset, split, on, seed, users, seconds, metrics."""
+        """What `diffacet evaluate --json` prints: model, dataset, split, on, seed, users, seconds, metrics.
+
+        `budget` bounds the bytes that ranking takes beside the model; numbers do not depend on it.
+        """
         holdout = self.holdout(on, data)
         start = time.perf_counter()
         metrics = measure(
@@ -123,6 +128,7 @@ class Run:
             ks=ks,
             exclude_seen=exclude_seen,
             categories=_categories(self.catalogue),
+            budget=budget,
             progress=progress,
         )
         return {
