@@ -234,7 +234,8 @@ def table(name: str, study: Study, record: dict[str, Any]) -> str:
     lines = [f"# {study.title}", "", record.get("reading", ""), ""]
     lines += [
         f"Command: `{record['command']}`  ",
-        f"Commit {record['commit']}; data fingerprint {record['fingerprint']}; seeds as listed, one seed being one "
+        f"Table made at commit {record['commit']}, runs at {', '.join(record['run_commits'])} (each names its own in the "
+        f"JSON; dirty: the tree held other changes); data fingerprint {record['fingerprint']}; seeds as listed, one seed being one "
         f"split and one initialisation; {record['machine']}; torch {record['torch']}, one thread a run.  ",
         "Mean ± sample standard deviation over seeds. S: refinement steps at inference (T: the whole chain; 0: the "
         "unrefined interests). Published columns are the paper's Table 2 (its NDCG carries no rank and is held "
@@ -275,7 +276,7 @@ def brief(name: str, record: dict[str, Any]) -> str:
     seeds, fewer = max(counts), f"; {min(counts)} for some rows" if min(counts) < max(counts) else ""
     lines += [
         "",
-        f"`{record['command']}`, commit {record['commit']}, {seeds} seeds (a seed is a split and an initialisation"
+        f"`{record['command']}`, table made at commit {record['commit']} (each run names its own), {seeds} seeds (a seed is a split and an initialisation"
         f"{fewer}), {record['machine']}; all figures, refinement steps and paired tests: "
         f"[{name}.md](benchmarks/results/{name}.md).",
     ]
@@ -333,7 +334,8 @@ def main() -> None:
         "reading": arguments.reading or before.get("reading", ""),
         "published": values,
         **summarise(study, results, values),
-        "runs": [{k: v for k, v in r.items() if k != "environment"} for r in results],
+        "run_commits": sorted({r["environment"]["commit"] for r in results}),
+        "runs": [{k: v for k, v in r.items() if k != "environment"} | r["environment"] for r in results],
     }
     out.write_text(json.dumps(record, indent=1) + "\n")
     out.with_suffix(".md").write_text(table(arguments.study, study, record))
