@@ -234,9 +234,10 @@ def table(name: str, study: Study, record: dict[str, Any]) -> str:
     lines = [f"# {study.title}", "", record.get("reading", ""), ""]
     lines += [
         f"Command: `{record['command']}`  ",
-        f"Table made at commit {record['commit']}, runs at {', '.join(record['run_commits'])} (each names its own in the "
-        f"JSON; dirty: the tree held other changes); data fingerprint {record['fingerprint']}; seeds as listed, one seed being one "
-        f"split and one initialisation; {record['machine']}; torch {record['torch']}, one thread a run.  ",
+        f"Table made at commit {record['commit']}, runs at {', '.join(record['run_commits'])} (each names its own in "
+        "the JSON; dirty: the tree held other changes).  ",
+        f"Data fingerprint {record['fingerprint']}; seeds as listed, one seed being one split and one initialisation; "
+        f"{record['machine']}; torch {record['torch']}, one thread a run.  ",
         "Mean ± sample standard deviation over seeds. S: refinement steps at inference (T: the whole chain; 0: the "
         "unrefined interests). Published columns are the paper's Table 2 (its NDCG carries no rank and is held "
         f"against `ndcg_set`). {study.note}",
@@ -276,7 +277,8 @@ def brief(name: str, record: dict[str, Any]) -> str:
     seeds, fewer = max(counts), f"; {min(counts)} for some rows" if min(counts) < max(counts) else ""
     lines += [
         "",
-        f"`{record['command']}`, table made at commit {record['commit']} (each run names its own), {seeds} seeds (a seed is a split and an initialisation"
+        f"`{record['command']}`, table made at commit {record['commit']} (each run names its own), {seeds} seeds "
+        "(a seed is a split and an initialisation"
         f"{fewer}), {record['machine']}; all figures, refinement steps and paired tests: "
         f"[{name}.md](benchmarks/results/{name}.md).",
     ]
