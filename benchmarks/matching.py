@@ -69,6 +69,7 @@ STUDIES = {
             Row("Y-DNN, paper", "y-dnn", published="Y-DNN"),
             Row("ComiRec-SA, paper", "comirec-sa", published="ComiRec"),
             Row("REMI, paper", "remi", published="REMI"),
+            Row("DMI, s 5 (chosen first)", "dmi", set={"noise_scale": 5.0}, steps=ALL_STEPS),
             Row("DMI, paper", "dmi", steps=ALL_STEPS, published="DMI"),
             Row("DMI-diff (no diffusion)", "dmi", set={"variant": "diff"}),
             Row("DMI-IP (no pruning)", "dmi", set={"variant": "ip"}, steps=ALL_STEPS, seeds=3),
@@ -82,6 +83,7 @@ STUDIES = {
         ),
         (
             ("DMI, paper", "REMI, paper"),
+            ("DMI, s 5 (chosen first)", "REMI, paper"),
             ("DMI-IP (no pruning)", "DMI, paper"),
             ("DMI-T (no history context)", "DMI, paper"),
             ("DMI-GD (no detaching)", "DMI, paper"),
@@ -90,6 +92,13 @@ STUDIES = {
             ("DMI, best", "DMI, paper"),
             ("REMI, best", "ItemKNN, best"),
         ),
+        "**How the test users were used.** Not once: the noise level was searched again (s 20 instead of 5) after the "
+        "test figures of the row with s 5 were seen to lie under the aim, and `best` took its annealing after the "
+        "first test figures of an earlier `best`. Both choices were made by validation, but on splits 0 to 2 (annealed "
+        "DMI on one split), which are among the splits reported. The row with s 5 is the one chosen beforehand. "
+        "Tried and not kept: weight decay .01 for REMI (split 0: validation .1698, without .1697); a patience of 50 "
+        "(DMI on split 0 unchanged; REMI on split 0 validation .1451 and test .1482 instead of .1446 and .1560, on "
+        "split 1 unchanged). A setting was renamed after some runs (`sampler` to `chain`), in the stored settings too.",
     ),
     "gowalla": Study(
         "Gowalla, the published protocol, history length 40",
