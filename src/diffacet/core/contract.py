@@ -25,6 +25,25 @@ INFERENCE = "inference"
 """Marks a setting, inside Annotated, that may be changed on a trained model: it shapes no weight."""
 
 Task = Literal["matching"]
+
+
+@plain_dataclass(frozen=True)
+class Search:
+    """Where `diffacet tune` looks for a setting; stands inside its Annotated, beside Field.
+
+    Attributes:
+        low: smallest value, for a number.
+        high: largest value, for a number.
+        log: whether values are drawn evenly on a logarithmic scale.
+        choices: the values, for anything else.
+    """
+
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    choices: tuple[Any, ...] = ()
+
+
 IntArray = NDArray[np.int64]
 
 

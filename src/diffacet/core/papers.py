@@ -66,3 +66,38 @@ POPREC = Paper(
     "RecSys",
     2010,
 )
+GRU4REC = Paper(
+    "gru4rec",
+    "Hidasi, Balázs and Karatzoglou, Alexandros and Baltrunas, Linas and Tikk, Domonkos",
+    "Session-based Recommendations with Recurrent Neural Networks",
+    "ICLR",
+    2016,
+)
+MIND = Paper(
+    "mind",
+    "Li, Chao and Liu, Zhiyuan and Wu, Mengmeng and Xu, Yuchi and Zhao, Huan and others",
+    "Multi-Interest Network with Dynamic Routing for Recommendation at Tmall",
+    "CIKM",
+    2019,
+)
+RE4 = Paper(
+    "re4",
+    "Zhang, Shengyu and Yang, Lingxiao and Yao, Dong and Lu, Yujie and Feng, Fuli and others",
+    "Re4: Learning to Re-contrast, Re-attend, Re-construct for Multi-interest Recommendation",
+    "WWW",
+    2022,
+)
+PIMIREC = Paper(
+    "pimirec",
+    "Chen, Gaode and Zhang, Xinghua and Zhao, Yanyan and Xue, Cong and Xiang, Ji",
+    "Exploring Periodicity and Interactivity in Multi-Interest Framework for Sequential Recommendation",
+    "IJCAI",
+    2021,
+)
+EASE = Paper(
+    "ease",
+    "Steck, Harald",
+    "Embarrassingly Shallow Autoencoders for Sparse Data",
+    "WWW",
+    2019,
+)

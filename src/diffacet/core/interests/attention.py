@@ -1,4 +1,4 @@
-"""Extractors: from a history's item vectors to K interests and their attention over the history."""
+"""Self-attentive extraction, and what every extractor needs: selecting, pruning and thinning."""
 
 import torch
 from torch import Tensor, nn
