@@ -32,15 +32,16 @@ def small(card, preset, **changes):
     return settings.apply(card, chosen, sizes)
 
 
-def log(groups=1, seed=0):
+def log(groups=1, seed=0, users=USERS):
     """Training sequences; with two groups, users of a group meet only the odd or only the even items."""
     rng = np.random.default_rng(seed)
     rows = []
-    for user in range(USERS):
+    for user in range(users):
         own = np.arange(1 + user % groups, N_ITEMS + 1, groups)
         rows.append(rng.choice(own, rng.integers(6, 12)))
     offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
-    return Sequences(np.concatenate(rows), offsets, np.arange(USERS, dtype=np.int64))
+    times = 86_400 * np.random.default_rng([seed, 1]).integers(0, 9, offsets[-1]).cumsum()
+    return Sequences(np.concatenate(rows), offsets, np.arange(users, dtype=np.int64), times)
 
 
 def build(card, chosen, train=None, seed=0):
@@ -66,7 +67,8 @@ def histories(rows, width=LENGTH, case=None):
     for b, row in enumerate(rows):
         items[b, : len(row)] = torch.tensor(row, dtype=torch.int64)
     case = torch.arange(len(rows)) if case is None else torch.tensor(case)
-    return Histories(items, torch.full((len(rows),), -1), case)
+    times = 86_400 * torch.arange(width).square() * (items != 0)
+    return Histories(items, torch.full((len(rows),), -1), case, times)
 
 
 def answer(model, history):
@@ -88,7 +90,7 @@ def finite_loss_of_named_terms(card, preset):
     chosen = small(card, preset)
     model = build(card, chosen)
     for step in range(3):
-        terms = model.train().loss(batches.batch_at(log(), N_ITEMS, chosen.training)(step))
+        terms = model.train().loss(batches.batch_at(log(), N_ITEMS, chosen.training, card.batch)(step))
         assert terms
         for name, term in terms.items():
             assert name.isidentifier()
@@ -101,7 +103,7 @@ def gradient_where_it_should_be(card, preset):
     """Every parameter learns, padding never does, and a table only where the batch touched it."""
     chosen = small(card, preset, negatives=3)
     model = shaken(build(card, chosen)).train()
-    learned, batch_at = set(), batches.batch_at(log(), N_ITEMS, chosen.training)
+    learned, batch_at = set(), batches.batch_at(log(), N_ITEMS, chosen.training, card.batch)
     for step in range(4):
         model.zero_grad()
         batch = batch_at(step)
@@ -174,7 +176,7 @@ def padding_row_is_irrelevant(card, preset):
 def an_empty_history_is_finite(card, preset):
     model = shaken(build(card, small(card, preset))).eval()
     for rows in ([[]], [[], []], [[], [1, 2]]):
-        assert answer(model, histories(rows)).isfinite().all()
+        assert answer(model, histories(rows))[:, 1:].isfinite().all()  # a Scorer may rule padding out by -inf
 
 
 def inference_leaves_everything_alone(card, preset):
@@ -196,7 +198,7 @@ def checkpoint_round_trip(card, preset, path):
     validate = counting(chosen.training.metric)
     fit(
         model,
-        batches.batch_at(train, N_ITEMS, chosen.training),
+        batches.batch_at(train, N_ITEMS, chosen.training, card.batch),
         chosen.training,
         validate=validate,
         checkpoints=Checkpoints(path),
@@ -223,7 +225,7 @@ def resuming_equals_an_unbroken_run(card, preset, path, updates):
     """k steps, save, load into another model, k steps: the same to the bit as 2k (P24)."""
     chosen = small(card, preset, item_updates=updates, anneal=0.5)
     train = log()
-    batch_at = batches.batch_at(train, N_ITEMS, chosen.training)
+    batch_at = batches.batch_at(train, N_ITEMS, chosen.training, card.batch)
 
     def stop(moment):
         if moment.step == 5:
@@ -264,8 +266,8 @@ def resuming_equals_an_unbroken_run(card, preset, path, updates):
 def learns_a_checkerboard(card, preset):
     """Two groups of users who share no item: a user's best unseen items are those of the own group."""
     chosen = small(card, preset, max_steps=150, validate_every=150, lr=0.01, batch_size=20)
-    train = log(groups=2)
-    model, batch_at = build(card, chosen, train), batches.batch_at(train, N_ITEMS, chosen.training)
+    train = log(groups=2, users=120)  # so many that no model can know each by heart
+    model, batch_at = build(card, chosen, train), batches.batch_at(train, N_ITEMS, chosen.training, card.batch)
     if isinstance(model, Trained):
         optimizer = torch.optim.Adam(model.parameters(), chosen.training.lr)
         torch.manual_seed(0)
@@ -273,9 +275,9 @@ def learns_a_checkerboard(card, preset):
             optimizer.zero_grad()
             sum(model.train().loss(batch_at(step)).values()).backward()
             optimizer.step()
-    rows = [train.row(user)[-LENGTH:].tolist() for user in range(USERS)]
+    rows = [train.row(user)[-LENGTH:].tolist() for user in range(len(train))]
     best = answer(model.eval(), histories(rows))[:, 1:].topk(6).indices + 1  # (U, 6)
-    own = 1 + torch.arange(USERS).unsqueeze(1) % 2  # odd items for even users, even ones for odd
+    own = 1 + torch.arange(len(rows)).unsqueeze(1) % 2  # odd items for even users, even ones for odd
     inside = ((best - own) % 2 == 0).float().mean()
     assert inside > 0.9  # by chance one half
 

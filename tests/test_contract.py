@@ -27,7 +27,7 @@ def over(pairs):
 
 def test_the_battery_has_something_to_test():
     assert {one.name for one, _ in ALL} == set(MODELS)
-    assert {one.name for one, _ in TRAINED} == {"y-dnn", "comirec-sa", "remi", "dmi"}
+    assert {one.name for one, _ in TRAINED} == set(MODELS) - {"pop", "item-knn", "ease"}
 
 
 @over(TRAINED)

@@ -50,11 +50,3 @@ def test_difference_of_noise_is_not_clear_and_is_repeatable():
 def test_other_users_are_not_compared():
     with pytest.raises(BadRun, match="other users"):
         compare.difference(group("a", [1.0]), group("b", [1.0], fingerprint="g"), "recall@5")
-
-
-def test_bootstrap_means_spread_like_a_standard_error():
-    values = np.random.default_rng(1).random(50)
-    means = compare.bootstrap(values, 1000)
-    assert means.shape == (1000,)
-    assert means.std() == pytest.approx(values.std() / np.sqrt(50), rel=0.1)
-    assert values.min() <= means.min() <= means.max() <= values.max()

@@ -131,7 +131,7 @@ def test_near_models_and_presets_are_suggested():
         ("variant", ["full", "diff", "gd", "t", "ip"], ["none", "DMI-GD", ""]),
         ("context_grad", ["all", "rec", "none"], ["some"]),
         ("norm", ["pre", "post"], ["layer"]),
-        ("base", ["remi", "comirec-sa"], ["mind"]),
+        ("base", ["remi", "comirec-sa", "mind"], ["y-dnn"]),
         ("lr", ["1e-4"], ["0", "-1", "nan"]),
         ("anneal", ["0", "1"], ["-0.1", "1.1"]),
         ("batch_size", ["1"], ["0"]),

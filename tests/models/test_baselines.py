@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 import reference
 from diffacet.core.batch import Histories, SequenceBatch
 from diffacet.core.contract import Facts
+from diffacet.core.cooccurrence import co_occurrence
 from diffacet.models.comirec import ComiRecSA, ComiRecSAConfig
-from diffacet.models.itemknn import ItemKNN, ItemKNNConfig, co_occurrence
+from diffacet.models.itemknn import ItemKNN, ItemKNNConfig
 from diffacet.models.pop import Pop, PopConfig
 from diffacet.models.remi import REMI, REMIConfig
 from diffacet.models.ydnn import YDNN, YDNNConfig

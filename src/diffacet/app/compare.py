@@ -6,17 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from diffacet import seeds
 from diffacet.app.runs import Run
+from diffacet.app.studies.statistics import bootstrap, interval
 from diffacet.core.contract import Matcher, Scorer
 from diffacet.errors import BadRun
 from diffacet.rank.categories import ItemCategories
 from diffacet.rank.evaluate import Measured, per_user
-
-FloatArray = NDArray[np.float64]
-RESAMPLES = 4000
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,17 +138,6 @@ def difference(one: Group, other: Group, metric: str) -> Difference:
             raise BadRun(f"{a.run.path} and {b.run.path} were measured on other users; pair runs of one split and data")
         parts.append(a.measured.values[metric] - b.measured.values[metric])
     values = np.concatenate(parts)
-    means = bootstrap(values, RESAMPLES)
-    low, high = np.quantile(means, [0.025, 0.975]).tolist() if len(means) else (float("nan"), float("nan"))
+    low, high = (ends.item() for ends in interval(bootstrap(values[:, None], np.ones((len(values), 1)))))
     mean, base = float(values.mean()), other.mean(metric)
     return Difference(metric, mean, low, high, mean / base if base else float("nan"), len(values))
-
-
-def bootstrap(values: FloatArray, resamples: int) -> FloatArray:
-    """(resamples,) means of as many draws with replacement from `values` (n,) as it has, always the same ones."""
-    rng = seeds.stream(0, "bootstrap")
-    n = len(values)
-    # Blocks keep the memory of the drawn positions small for logs of many users.
-    block = max(1, 4_000_000 // max(n, 1))
-    sizes = [min(block, resamples - begin) for begin in range(0, resamples, block)]
-    return np.concatenate([values[rng.integers(0, n, (size, n))].mean(1) for size in sizes])

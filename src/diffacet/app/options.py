@@ -46,7 +46,10 @@ ModelName = Annotated[str, Argument(metavar="MODEL", help="A model of 'diffacet 
 MaybeModel = Annotated[str | None, Argument(metavar="NAME", help="A model.")]
 Data = Annotated[Path, Option(metavar="DIR", help="A data directory.")]
 NewRun = Annotated[Path, Option("--out", metavar="RUN", help="The run directory to make.")]
-PresetName = Annotated[str, Option(metavar="NAME", help="paper: as published; best: the strongest known.")]
+PresetName = Annotated[
+    str,
+    Option(metavar="NAME|FILE", help="paper: as published; best: the strongest known; or a file of 'diffacet tune'."),
+]
 Set = Annotated[list[str] | None, Option("--set", metavar="key=value", help="Change a setting; may be repeated.")]
 SplitName = Annotated[str, Option(metavar="by-user|leave-last|by-time", help="The protocol.")]
 Seed = Annotated[int, Option(metavar="N", help="Of initial weights, batches, negatives and noise.")]
@@ -81,3 +84,26 @@ DemoOut = Annotated[Path, Option(metavar="DIR", help="Where data, runs and repor
 OtherData = Annotated[Path | None, Option("--data", metavar="DIR", help="Another data directory.")]
 Seeds = Annotated[int, Option(metavar="N", help="Splits and initialisations to average over.")]
 Quick = Annotated[bool, Option("--quick", help="A few steps only, to see that all parts work.")]
+
+StudyFile = Annotated[str | None, Argument(metavar="FILE|NAME", help="A study file, or a study of --list.")]
+StudyData = Annotated[
+    Path | None, Option("--data", metavar="DIR", help="Holds the study's data directories by name; or is one.")
+]
+StudyOut = Annotated[Path | None, Option("--out", metavar="DIR", help="The folder of the study.")]
+Workers = Annotated[int | None, Option(metavar="N", help="Runs at a time; as many as CUDA devices or cores.")]
+ResumeStudy = Annotated[bool, Option("--resume", help="Go on with the study in --out; rows may have been added.")]
+OnlySeeds = Annotated[str | None, Option("--seeds", metavar="N[,N...]", help="These seeds only.")]
+OnlyRows = Annotated[list[str] | None, Option("--only", metavar="LABEL", help="This row only; may be repeated.")]
+OnlyData = Annotated[list[str] | None, Option(metavar="NAME", help="This data set only; may be repeated.")]
+ListStudies = Annotated[bool, Option("--list", help="List the studies that are shipped.")]
+DryRun = Annotated[bool, Option("--dry-run", help="Check everything and list the runs, but run nothing.")]
+
+RunsOrStudy = Annotated[
+    list[Path], Argument(metavar="RUN...|STUDY", help="Run directories; or a study's folder, maybe its file before it.")
+]
+CompareOn = Annotated[str | None, Option("--on", metavar="valid|test", help="Which held-out users; test if not said.")]
+Metrics = Annotated[
+    list[str] | None, Option(metavar="NAME@K", help="A column; may be repeated. The first two are tested.")
+]
+Base = Annotated[str | None, Option(metavar="LABEL", help="The row that the others are compared with.")]
+PageOut = Annotated[Path | None, Option("--out", metavar="FILE", help="Also write the tables: .md or .html.")]

@@ -15,7 +15,7 @@ from diffacet.app import runs as runs_
 from diffacet.app.compare import Group, Trial, asked
 from diffacet.app.runs import Run
 from diffacet.core.batch import Histories
-from diffacet.core.interests import prune
+from diffacet.core.interests import extract, prune
 from diffacet.data import store
 from diffacet.data.splits import Holdout
 from diffacet.rank.candidates import Recommender
@@ -166,8 +166,8 @@ def portrait(trial: Trial, metric: str, *, on: str = "test", data: Path | None =
     history = histories(holdout, np.array([row]), length)
     plain = runs_.load(run.path, set={"refine_steps": 0}, device="cpu")
     refined = runs_.load(run.path, device="cpu")
-    before, reads, table = _look(plain, history.items, row)
-    after, _, _ = _look(refined, history.items, row)
+    before, reads, table = _look(plain, history)
+    after, _, _ = _look(refined, history)
     target = set(holdout.target.row(row).tolist())
     seen = set(holdout.history.row(row).tolist())
     name = _namer(run)
@@ -195,18 +195,17 @@ def portrait(trial: Trial, metric: str, *, on: str = "test", data: Path | None =
     )
 
 
-def _look(run: Run, items: Tensor, case: int) -> tuple[Tensor, list[list[tuple[int, float]]], Tensor]:
+def _look(run: Run, history: Histories) -> tuple[Tensor, list[list[tuple[int, float]]], Tensor]:
     """Interests (K, d) of one history, the items that guide each with their attention, and the catalogue (N + 1, d)."""
     model: Any = run.model
-    history = Histories(items, torch.tensor([-1]), torch.tensor([case]))
     with evaluating(model):
         interests = model.interests(history)[0]
-        _, attention = model.extract(model.items(items), history.mask)
+        _, attention = extract(model.extract, model.items(history.items), history.mask, history.times)
         kept = prune(attention, history.mask.unsqueeze(1).expand_as(attention), model.keep)[0]
     reads = []
     for weights, keep in zip(attention[0], kept, strict=True):
         order = weights.argsort(descending=True, stable=True).tolist()
-        reads.append([(int(items[0, j]), float(weights[j])) for j in order if keep[j]])
+        reads.append([(int(history.items[0, j]), float(weights[j])) for j in order if keep[j]])
     return interests, reads, model.catalogue()
 
 

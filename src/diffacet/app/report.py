@@ -15,6 +15,7 @@ from diffacet.app import compare, figures, refinement, settings
 from diffacet.app.compare import Difference, Group
 from diffacet.app.refinement import Point, Portrait
 from diffacet.app.runs import Run
+from diffacet.app.studies.statistics import RESAMPLES
 from diffacet.data import store
 from diffacet.errors import BadRun, require
 
@@ -53,7 +54,7 @@ def build(
         MissingExtra: Plotly or Jinja2 is not installed.
         BadRun: no run, or a run that cannot be read or measured.
     """
-    render = _renderer()
+    render = renderer("report.html.j2")
     if focus not in runs or (against is not None and against not in runs) or not all(runs.values()):
         raise BadRun(f"the report needs runs of {focus}{f' and {against}' if against else ''}; got {', '.join(runs)}")
     ks = sorted({*ks, int(metric.partition("@")[2])})
@@ -75,7 +76,7 @@ def build(
         columns=COLUMNS,
         rows=_rows(groups, ks, figures.colours(groups, main), focus),
         pairs=pairs,
-        resamples=f"{compare.RESAMPLES:,}",
+        resamples=f"{RESAMPLES:,}",
         focus=focus,
         against=against,
         metric=metric,
@@ -89,16 +90,20 @@ def build(
     )
 
 
-def _renderer() -> Callable[..., str]:
-    """The template, waiting for its content; raises MissingExtra."""
+def renderer(template: str) -> Callable[..., str]:
+    """A page's template, a file of `app`, waiting for its content; raises MissingExtra.
+
+    Every page gets the same style and drawing script, Plotly itself, and the time at which it is written.
+    """
     jinja2, plotly = require("jinja2", "report"), require("plotly.offline", "report")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    source = (resources.files("diffacet.app") / "report.html.j2").read_text(encoding="utf-8")
+    folder = resources.files("diffacet.app")
+    page, css, js = ((folder / name).read_text("utf-8") for name in (template, "page.css", "page.js"))
     library = plotly.get_plotlyjs().replace("</script", "<\\/script")
     written = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     environment.filters["signed"] = signed
-    template = environment.from_string(source)
-    return lambda **content: str(template.render(plotly=library, written=written, **content))
+    ready = environment.from_string(page)
+    return lambda **content: str(ready.render(plotly=library, css=css, js=js, written=written, **content))
 
 
 def write(path: Path, page: str) -> None:
@@ -170,7 +175,12 @@ def _figures(
         shown = [f"{name}@{k}" for k in reversed(ks) for name in ("recall", "ndcg_textbook")]
         drawn["steps"] = figures.steps(points, shown, figures.COLOURS)
         drawn["latency"] = figures.latency(points, paint[main.label])
-    return {name: json.dumps(figure).replace("<", "\\u003c") for name, figure in drawn.items()}
+    return {name: embedded(figure) for name, figure in drawn.items()}
+
+
+def embedded(figure: figures.Figure) -> str:
+    """Plotly's JSON of a figure, which may stand inside a script element."""
+    return json.dumps(figure).replace("<", "\\u003c")
 
 
 def signed(value: float, digits: int = 4) -> str:
@@ -276,7 +286,7 @@ def _settings(run: Run) -> list[dict[str, Any]]:
         value = getattr(getattr(run.settings, row["group"]), row["name"])
         usual = row["presets"].get(run.about["preset"], row["default"])
         told = {"name": row["name"], "symbol": row["symbol"], "meaning": row["description"]}
-        shown.append(told | {"value": _text(value), "changed": value != usual})
+        shown.append(told | {"value": settings.text(value), "changed": value != usual})
     return shown
 
 
@@ -287,13 +297,6 @@ def command(run: Run, data: str) -> str:
     for row in settings.describe(run.card):
         value = getattr(getattr(run.settings, row["group"]), row["name"])
         if row["name"] != "seed" and value != row["presets"].get(about["preset"]):
-            parts.append(f"--set {row['name']}={_text(value)}")
+            parts.append(f"--set {row['name']}={settings.text(value)}")
     parts.append(f"--split {about['split']['name']} --split-seed {about['split']['seed']}")
     return " ".join([*parts, f"--seed {run.settings.training.seed}"])
-
-
-def _text(value: Any) -> str:
-    """A setting as `--set` takes it."""
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

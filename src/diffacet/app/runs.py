@@ -187,7 +187,7 @@ def train(
     changes = dict(set) if isinstance(set, Mapping) else settings.split_pairs(set)
     changes = {"seed": seed} | ({} if max_steps is None else {"max_steps": max_steps}) | changes
     chosen = settings.apply(card, settings.preset(card, preset), changes)
-    _check_metric(chosen.training.metric)
+    check_metric(chosen.training.metric)
     target = pick_device(device)
     if threads < 1:
         raise BadSetting(f"threads is at least 1; got {threads}")
@@ -206,7 +206,7 @@ def train(
     facts = batches.facts(cut.train, dataset.log.n_items, chosen.training)
     with initial_weights(chosen.training.seed):
         model = card.build(chosen.model, facts).to(target)
-    batch_at = batches.batch_at(cut.train, dataset.log.n_items, chosen.training)
+    batch_at = batches.batch_at(cut.train, dataset.log.n_items, chosen.training, card.batch)
     if not (out / ABOUT).exists():
         _create(out, told | {"environment": environment(target)}, dataset.log)
 
@@ -314,7 +314,7 @@ def _check_fingerprint(path: Path, told: Mapping[str, Any], dataset: store.Datas
         )
 
 
-def _check_metric(metric: str) -> None:
+def check_metric(metric: str) -> None:
     """Refuse an unknown metric now, and not at the first validation."""
     name = metric.partition("@")[0]
     if name not in METRICS:

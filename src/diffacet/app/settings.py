@@ -1,23 +1,67 @@
-"""Settings by name: `key=value` onto a preset, and the table of what there is to set."""
+"""Settings by name: presets and preset files, `key=value` onto them, and the table of what there is to set."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from diffacet.core.contract import INFERENCE, Card, Preset, Training
+from diffacet import files
+from diffacet.core.contract import INFERENCE, Card, Preset, Search, Training
 from diffacet.errors import BadSetting, nearest
+
+FORMAT = 1
+"""Of preset files."""
 
 
 def preset(card: Card, name: str) -> Preset:
-    """The preset of `card` called `name`; raises BadSetting with the nearest name."""
+    """The preset of `card` called `name`, or in the preset file `name` (.json); raises BadSetting."""
+    if name.endswith(".json"):
+        return read_preset(card, Path(name))
     if name not in card.presets:
         raise BadSetting(
             f"{card.name} has no preset '{name}'{nearest(name, card.presets) or '.'} It has: {', '.join(card.presets)}"
         )
     return card.presets[name]
+
+
+def write_preset(path: Path, card: Card, preset: Preset) -> None:
+    """Write a preset file, which `preset` reads and `diffacet train --preset FILE` takes, whole or not at all."""
+    told: dict[str, Any] = {"format": FORMAT, "model": card.name, "source": preset.source}
+    told["settings"] = {"model": dataclasses.asdict(preset.model), "training": dataclasses.asdict(preset.training)}
+    files.write_json(path, told)
+
+
+def read_preset(card: Card, path: Path) -> Preset:
+    """The preset in a file of `write_preset`; a setting that it leaves out has its default.
+
+    Raises:
+        BadSetting: no such file, a damaged one, one of another model, or settings that are unknown or out of range.
+    """
+    try:
+        told = files.read_json(path)
+        groups = {name: dict(told["settings"][name]) for name in ("model", "training")}
+        found, model = told["format"], told["model"]
+    except FileNotFoundError as error:
+        raise BadSetting(f"there is no preset file {path}; 'diffacet tune' writes one (best.json)") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise BadSetting(f"{path} is no preset file, or a damaged one ({why}); restore it from a copy") from error
+    if found != FORMAT:
+        raise BadSetting(f"{path} has format {found!r}; this version reads {FORMAT}")
+    if model != card.name:
+        raise BadSetting(f"{path} is a preset of {model}, not of {card.name}; train {model} with it")
+    own = from_dict(card.config, groups["model"], str(path))
+    return Preset(own, from_dict(Training, groups["training"], str(path)), str(told.get("source", path)))
+
+
+def text(value: Any) -> str:
+    """A setting's value as `--set` takes it."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def split_pairs(pairs: Iterable[str]) -> dict[str, str]:
@@ -57,7 +101,9 @@ def from_dict(kind: type[Any], values: Mapping[str, Any], what: str) -> Any:
     try:
         return kind(**values)
     except (ValidationError, TypeError) as error:
-        raise BadSetting(f"{what} holds settings that this version does not take: {_explain(error, kind)}") from error
+        raise BadSetting(
+            f"{what} holds settings that this version does not take: {_explain(error, kind, typed=False)}"
+        ) from error
 
 
 def inference_settings(config: type[Any]) -> set[str]:
@@ -91,7 +137,13 @@ def _read(text: Any, hint: Any) -> Any:
     return text
 
 
-def _explain(error: Exception, kind: type[Any]) -> str:
+def search_range(hint: Any) -> Search | None:
+    """Where `diffacet tune` looks for a setting with this type hint; None: it leaves it as it is."""
+    return next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, Search)), None)
+
+
+def _explain(error: Exception, kind: type[Any], *, typed: bool = True) -> str:
+    """One line about the first thing that is wrong; `typed`: the value was given by --set."""
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors()[0]
@@ -100,7 +152,10 @@ def _explain(error: Exception, kind: type[Any]) -> str:
         return first["msg"]
     got = first.get("input")
     rule = first["msg"].replace("Input should", "it should").replace("String should", "it should")
-    return f"{key}: {rule}{_interval(kind, key)}; got {got!r} (from --set {key}={got})"
+    names = [field.name for field in dataclasses.fields(kind)]
+    if key not in names:
+        return f"there is no setting '{key}'{nearest(key, names)}"
+    return f"{key}: {rule}{_interval(kind, key)}; got {got!r}" + (f" (from --set {key}={got})" if typed else "")
 
 
 def _interval(kind: type[Any], key: str) -> str:
@@ -138,6 +193,7 @@ def describe(card: Card) -> list[dict[str, Any]]:
                     "symbol": info.title,
                     "type": _type_name(get_type_hints(kind)[field.name]),
                     "range": _range(info),
+                    "search": _searched(search_range(hint)),
                     "default": default,
                     "description": info.description or "",
                     "inference": INFERENCE in getattr(hint, "__metadata__", ()),
@@ -161,3 +217,11 @@ def _range(info: FieldInfo) -> str:
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
     bounds = [f"{signs[n]} {getattr(m, n)}" for m in info.metadata for n in signs if getattr(m, n, None) is not None]
     return ", ".join(bounds)
+
+
+def _searched(search: Search | None) -> str:
+    if search is None:
+        return ""
+    if search.choices:
+        return " | ".join(map(text, search.choices))
+    return f"{search.low:g}..{search.high:g}{', log' if search.log else ''}"

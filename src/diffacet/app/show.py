@@ -10,6 +10,9 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from diffacet.app.importing import Imported
+    from diffacet.app.studies.plan import Plan
+    from diffacet.app.studies.spec import Study
+    from diffacet.app.studies.tables import Page
     from diffacet.core.contract import Card
     from diffacet.data.atlas import Comparison
     from diffacet.data.store import Dataset
@@ -136,6 +139,7 @@ def model(console: Console, card: "Card", rows: Iterable[Mapping[str, Any]]) -> 
             value = row["presets"][usual]
             others = [f"{name}: {other}" for name, other in row["presets"].items() if other != value]
             meaning = escape(row["description"]) + (", also of a trained model" if row["inference"] else "")
+            others += [f"tune: {row['search']}"] if row["search"] else []
             meaning += f" [dim]({escape(', '.join(others))})[/]" if others else ""
             told = (row["name"], row["symbol"] or "", escape(row["type"]), row["range"], escape(str(value)))
             table.add_row(*told, meaning)
@@ -181,6 +185,80 @@ def candidates(console: Console, found: "Candidates", history: Sequence[str]) ->
         score, interest = float(found.score[rank]), int(found.interest[rank])
         table.add_row(str(rank + 1), escape(str(item)), *title, f"{score:.4f}", str(interest))
     console.print(table)
+
+
+def studies(console: Console, some: Iterable["Study"]) -> None:
+    """The studies that are shipped."""
+    table = _table("name", "what it compares", "data", right=("rows",))
+    for study in some:
+        rows = sum(len(each.asks) * math.prod(map(len, each.grid.values())) for each in study.row)
+        table.add_row(f"[bold]{study.name}[/]", escape(study.title), ", ".join(study.data), str(rows))
+    console.print(table)
+
+
+def planned(console: Console, plan: "Plan") -> None:
+    """The runs that a study would do."""
+    table = _table("run", "model", "preset", "set", right=("seed", "split seed", "steps at most", "asked in"))
+    for job in plan.jobs:
+        row = job.variant
+        changes = " ".join(f"{key}={value}" for key, value in row.set.items())
+        told = (job.name, row.row.model, row.preset, escape(changes), str(job.seed), str(job.split_seed))
+        table.add_row(*told, f"{job.settings.training.max_steps:,}", f"{len(row.asks)} ways")
+    _print_wide(console, table)
+    steps = sum(job.settings.training.max_steps for job in plan.jobs)
+    console.print(f"{len(plan.jobs)} runs, {steps:,} training steps at most", highlight=False)
+
+
+def page(console: Console, page: "Page") -> None:
+    """The tables of a study or of some runs."""
+    for sentence in page.lead:
+        console.print(sentence.replace("**", ""), style="yellow", highlight=False, markup=False, soft_wrap=True)
+    for sheet in page.sheets:
+        for grid in sheet.grids:
+            table = _table(grid.head[0], title=f"{sheet.data}: {grid.title}", right=grid.head[1:])
+            for place, row in enumerate(grid.rows):
+                cells = [f"[bold green]{c}[/]" if (place, n) in grid.best else escape(c) for n, c in enumerate(row)]
+                table.add_row(*cells)
+            _print_wide(console, table)
+        for note in (*sheet.notes, sheet.provenance):
+            console.print(note, style="dim", highlight=False, markup=False)
+    for note in page.notes:
+        console.print(note, highlight=False, markup=False)
+
+
+def about_page(page: "Page") -> dict[str, Any]:
+    """What `compare --json` prints."""
+    from dataclasses import asdict
+
+    from diffacet.app.studies.tables import COLUMNS
+
+    sheets = []
+    for sheet in page.sheets:
+        layout, rows = sheet.layout, []
+        for line in sheet.lines:
+            metrics = {
+                on: {
+                    name: {"mean": line.mean(name, on), "deviation": line.deviation(name, on)}
+                    | {"runs": line.values(name, on)}
+                    for name in dict.fromkeys((*layout.metrics, *layout.tests))
+                }
+                for on in ("valid", "test")
+            }
+            keys = [dict(zip(("split", "split_seed", "seed"), trial.key, strict=True)) for trial in line.trials]
+            costs = {name: line.cost(name) for name, _, _ in COLUMNS}
+            rows.append({"label": line.label, "runs": keys, "published": line.published, **metrics, "costs": costs})
+        pairs = [asdict(pair) for pair in sheet.pairs]
+        told = {"data": sheet.data, "on": layout.on, "base": layout.base, "rows": rows, "pairs": pairs}
+        sheets.append(told | {"notes": sheet.notes, "provenance": sheet.provenance})
+    return {"title": page.title, "lead": page.lead, "data_sets": sheets, "notes": page.notes}
+
+
+def _print_wide(console: Console, table: Table) -> None:
+    """A table of many columns: into a file or a pipe as wide as it is, whatever the width of a terminal."""
+    if console.is_terminal:
+        console.print(table)
+    else:
+        console.print(table, width=400, crop=False)
 
 
 def _table(*left: str, title: str | None = None, right: Iterable[str] = ()) -> Table:

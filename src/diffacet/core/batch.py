@@ -15,11 +15,13 @@ class Histories:
         users: (B,) int64 user numbers of the training log; -1 for a user that it does not hold.
         case: (B,) int64; the row of the split in evaluation, 0 for a request. Only the noise that
             inference starts from depends on it, so an answer never depends on its batch.
+        times: (B, L) int64 times of the items, as in the log; 0 at padding. None where they are unknown.
     """
 
     items: Tensor
     users: Tensor
     case: Tensor
+    times: Tensor | None = None
 
     @property
     def mask(self) -> Tensor:
@@ -32,6 +34,7 @@ class Histories:
             self.items.to(device, non_blocking=True),
             self.users.to(device, non_blocking=True),
             self.case.to(device, non_blocking=True),
+            None if self.times is None else self.times.to(device, non_blocking=True),
         )
 
 
@@ -65,6 +68,51 @@ class SequenceBatch:
         return SequenceBatch(
             self.history.to(device),
             move(self.target),
+            move(self.negatives),
+            None if self.log_q is None else (move(self.log_q[0]), move(self.log_q[1])),
+            None if self.hits is None else move(self.hits),
+            self.step,
+        )
+
+
+@dataclass(frozen=True)
+class PositionBatch:
+    """B windows of sequences in which every item but the first is a target: P targets of B histories.
+
+    Attributes:
+        history: the windows without their last items; target p follows the items 0..position[p] of row[p].
+        row: (P,) int64, ascending.
+        position: (P,) int64.
+        target: (P,) int64, the item that follows.
+        weight: (P,) float32, summing to 1; every user weighs the same, however many targets it has.
+        negatives: (M,) int64, drawn for the whole batch.
+        log_q: None, or the log expected counts of the targets (P,) and of the negatives (M,).
+        hits: None, or (P, M) bool, true where negative m is target p.
+        step: the training step that this batch belongs to, 0-based.
+    """
+
+    history: Histories
+    row: Tensor
+    position: Tensor
+    target: Tensor
+    weight: Tensor
+    negatives: Tensor
+    log_q: tuple[Tensor, Tensor] | None = None
+    hits: Tensor | None = None
+    step: int = 0
+
+    def to(self, device: torch.device) -> "PositionBatch":
+        """The same batch on `device`."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device=device, non_blocking=True)
+
+        return PositionBatch(
+            self.history.to(device),
+            move(self.row),
+            move(self.position),
+            move(self.target),
+            move(self.weight),
             move(self.negatives),
             None if self.log_q is None else (move(self.log_q[0]), move(self.log_q[1])),
             None if self.hits is None else move(self.hits),

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from diffacet.core.batch import Histories
+from diffacet.core.batch import Histories, PositionBatch, SequenceBatch
 from diffacet.core.papers import Paper
 
 STRICT = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
@@ -107,7 +107,7 @@ class Facts:
 class Training:
     """How a model is trained: batches, negatives, optimiser, validation. Defaults: the published protocol's."""
 
-    lr: Annotated[float, Field(gt=0, description="Adam's learning rate")] = 0.002
+    lr: Annotated[float, Field(gt=0, description="Adam's learning rate"), Search(5e-4, 5e-3, log=True)] = 0.002
     anneal: Annotated[
         float, Field(ge=0, le=1, description="share of max_steps, at the end, in which lr falls linearly to 0")
     ] = 0.0
@@ -118,7 +118,9 @@ class Training:
         int, Field(ge=1, description="first position of a sequence that may be a training target")
     ] = 4
     negatives: Annotated[
-        int, Field(ge=0, description="M, negatives that a batch shares; 0: every item (full softmax)")
+        int,
+        Field(ge=0, description="M, negatives that a batch shares; 0: every item (full softmax)"),
+        Search(choices=(320, 1280, 5120)),
     ] = 1280
     sampler: Annotated[
         Literal["uniform", "log-uniform"], Field(description="law of the negatives; log-uniform over popularity rank")
@@ -173,6 +175,7 @@ class Card:
         summary: one line for a list of models.
         paper: the paper to cite.
         presets: by name; "best" is the default.
+        batch: the form in which it is trained.
     """
 
     name: str
@@ -182,3 +185,4 @@ class Card:
     summary: str
     paper: Paper
     presets: Mapping[str, Preset]
+    batch: type[SequenceBatch] | type[PositionBatch] = SequenceBatch

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffacet.core.diffusion import Schedule
 from diffacet.core.layers import sinusoid
 
 
@@ -139,3 +140,17 @@ class StepMLP(nn.Module):
         token = self.step(t).unsqueeze(1).expand_as(xt)
         hidden = functional.gelu(self.inner(torch.cat([xt, token], -1)))
         return xt + self.drop(self.outer(self.drop(hidden)))
+
+
+def catalogue_mean(xt: Tensor, t: Tensor, vectors: Tensor, log_prior: Tensor, schedule: Schedule) -> Tensor:
+    """The exact denoiser of a finite catalogue: E[x_0 | x_t] when x_0 is one of N vectors, with nothing to learn.
+
+    (B, Q, d), (B,) steps 1..T, (N, d), (B, N) log prior of each row's items -> (B, Q, d), the mean of the
+    vectors under p(j | x_t), which grows with exp(log_prior_j + sqrt(ab) x_t . e_j / (1 - ab)), ab = alpha_bar_t.
+    That is Bayes' rule for q(x_t | x_0) = N(sqrt(ab) x_0, (1 - ab) I) but for the term in |e_j|^2, which the
+    softmax that trains such vectors does not have either: it is part of the prior.
+    """
+    level = schedule.alpha_bar[t]
+    sharp = (level.sqrt() / (1 - level)).to(xt.dtype)[:, None]  # (B, 1)
+    # One vector of a row at a time: memory stays at one score for each item.
+    return torch.stack([(log_prior + sharp * (x @ vectors.T)).softmax(-1) @ vectors for x in xt.unbind(1)], 1)

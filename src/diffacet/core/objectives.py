@@ -6,7 +6,7 @@ All of them compute in float32 at least, also where a model computes in bfloat16
 import torch
 from torch import Tensor
 
-from diffacet.core.batch import SequenceBatch
+from diffacet.core.batch import PositionBatch, SequenceBatch
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -15,7 +15,11 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def sampled_softmax(
-    user: Tensor, target: Tensor, negatives: Tensor, batch: SequenceBatch, hardness: float = 0.0
+    user: Tensor,
+    target: Tensor,
+    negatives: Tensor,
+    batch: SequenceBatch | PositionBatch,
+    hardness: float = 0.0,
 ) -> Tensor:
     """Mean over rows of -s+ + ln(e^{s+} + sum_j w_j e^{s_j}), with s+ = user . target and s_j = user . negative_j.
 
@@ -27,6 +31,7 @@ def sampled_softmax(
     `batch.log_q` is subtracted from the logits (the corrected sampled softmax), but not inside the weights w_j,
     which are about how hard a negative is and not how often it is drawn; `batch.hits` do not count.
     With every item once among the negatives and the hits masked this is the full softmax.
+    A PositionBatch has a weight for each row, which takes the place of the mean.
     """
     with torch.autocast(user.device.type, enabled=False):
         user, target, negatives = _wide(user), _wide(target), _wide(negatives)
@@ -45,7 +50,8 @@ def sampled_softmax(
             # A row whose negatives are all hits has none: its sum stays empty, and is not -inf - -inf.
             weights = (hardness * logits).logsumexp(-1).masked_fill(counted == 0, 0.0)
             negative = negative - weights + counted.clamp(min=1).log()
-        return (torch.logaddexp(positive, negative) - positive).mean()
+        losses = torch.logaddexp(positive, negative) - positive
+        return (batch.weight * losses).sum() if isinstance(batch, PositionBatch) else losses.mean()
 
 
 def routing_regulariser(attention: Tensor, dim: int) -> Tensor:
@@ -57,6 +63,15 @@ def routing_regulariser(attention: Tensor, dim: int) -> Tensor:
     """
     spread = _wide(attention - attention.mean(-1, keepdim=True)).square().sum(-1) / dim
     return spread.square().sum()
+
+
+def concentration(attention: Tensor, weight: Tensor) -> Tensor:
+    """Sum over interests of sum_j A_kj^2, averaged over rows by `weight`: 1 for each row of one item, 1/n at its least.
+
+    attention (P, K, L), rows summing to 1; weight (P,), summing to 1 -> scalar. What REMI's regulariser is after,
+    but free of L, d and B.
+    """
+    return (weight * _wide(attention).square().sum((-1, -2))).sum()
 
 
 def distance(x: Tensor, y: Tensor) -> Tensor:

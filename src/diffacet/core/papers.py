@@ -21,7 +21,8 @@ class Paper:
         )
 
     def __str__(self) -> str:
-        return f"{self.authors.split(' and ')[0]} et al., “{self.title}”, {self.venue} {self.year}"
+        first, *others = self.authors.split(" and ")
+        return f"{first.strip('{}')}{' et al.' if others else ''}, “{self.title}”, {self.venue} {self.year}"
 
 
 DMI = Paper(
@@ -100,4 +101,11 @@ EASE = Paper(
     "Embarrassingly Shallow Autoencoders for Sparse Data",
     "WWW",
     2019,
+)
+DIFFACET = Paper(
+    "diffacet",
+    "{The diffacet authors}",
+    "diffacet: recommendation by diffusion on interests",
+    "software",
+    2026,
 )

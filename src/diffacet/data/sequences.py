@@ -82,19 +82,31 @@ class Sequences:
             ValueError: an end lies outside its sequence.
             IndexError: a row does not exist.
         """
-        self._check(rows, ends)
-        counts = np.minimum(ends, length)
-        starts = self.offsets[rows] + ends - counts  # (B,)
-        steps = np.arange(length, dtype=np.int64)
-        if not len(self.items):
-            return np.zeros((len(rows), length), dtype=np.int64)
-        window = self.items.take(starts[:, None] + steps, mode="clip")  # (B, L)
-        window[steps >= counts[:, None]] = 0
-        return window
+        return self._window(self.items, rows, ends, length)
+
+    def window_times(self, rows: IntArray, ends: IntArray, length: int) -> IntArray | None:
+        """The times of what `windows` gives, (B, L) int64, 0 at padding; None without times."""
+        return None if self.times is None else self._window(self.times, rows, ends, length)
 
     def last(self, rows: IntArray, length: int) -> IntArray:
         """The last `length` items of the sequences `rows` (B,): (B, length) int64, padded with 0 on the right."""
         return self.windows(rows, self.lengths()[rows], length)
+
+    def last_times(self, rows: IntArray, length: int) -> IntArray | None:
+        """The times of what `last` gives, (B, length) int64, 0 at padding; None without times."""
+        return self.window_times(rows, self.lengths()[rows], length)
+
+    def _window(self, flat: IntArray, rows: IntArray, ends: IntArray, length: int) -> IntArray:
+        """(B, L) the last `length` entries of `flat` (n,) before position ends[b] of sequence rows[b]; then 0."""
+        self._check(rows, ends)
+        counts = np.minimum(ends, length)
+        starts = self.offsets[rows] + ends - counts  # (B,)
+        steps = np.arange(length, dtype=np.int64)
+        if not len(flat):
+            return np.zeros((len(rows), length), dtype=np.int64)
+        window = flat.take(starts[:, None] + steps, mode="clip")  # (B, L)
+        window[steps >= counts[:, None]] = 0
+        return window
 
     def _check(self, rows: IntArray | slice, ends: IntArray) -> None:
         lengths = self.offsets[1:][rows] - self.offsets[:-1][rows]

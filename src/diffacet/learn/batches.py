@@ -2,17 +2,19 @@
 
 The published protocol of matching (ComiRec's and REMI's codes): no epochs; every step draws B distinct
 users, for each one target position, and negatives that all rows share. Batch s depends on (seed, s) only.
+`PositionBatch` is our own form: every position of a window is a target at once.
 """
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from diffacet import seeds
-from diffacet.core.batch import Histories, SequenceBatch
+from diffacet.core.batch import Histories, PositionBatch, SequenceBatch
 from diffacet.core.contract import Facts, Training
 from diffacet.data.sequences import Sequences
 from diffacet.errors import BadLog, BadSetting
@@ -25,11 +27,16 @@ def facts(train: Sequences, n_items: int, training: Training) -> Facts:
     return Facts(n_items, training.length, train.items, train.offsets)
 
 
-def batch_at(train: Sequences, n_items: int, training: Training) -> Callable[[int], SequenceBatch]:
+def batch_at(
+    train: Sequences, n_items: int, training: Training, batch_type: type[Any] = SequenceBatch
+) -> Callable[[int], Any]:
     """Step -> the batch of that step, on the CPU.
 
-    B distinct users uniformly (all of them if there are fewer); target position k uniform in
-    {first_target, ..., len - 1}, or in {len - 1} for a shorter sequence; history = the L items before k.
+    B distinct users uniformly (all of them if there are fewer).
+    SequenceBatch: one target position k for each, uniform in {first_target, ..., len - 1}, or in {len - 1} for a
+    shorter sequence; history = the L items before k.
+    PositionBatch: a window of L + 1 items, the whole sequence or one that ends at a uniform position; each of its
+    items from position first_target of the sequence on is a target (the last item of a shorter sequence is).
 
     Raises:
         BadLog: when no training sequence has two items.
@@ -43,31 +50,73 @@ def batch_at(train: Sequences, n_items: int, training: Training) -> Callable[[in
         raise BadSetting(f"negatives lies in 0..{n_items} with unique_negatives=true; got {training.negatives}")
     size = min(training.batch_size, len(eligible))
     first = np.minimum(training.first_target, lengths - 1)
-    everything = np.arange(1, n_items + 1)
+    cut = _positions if batch_type is PositionBatch else _targets
 
-    def batch(step: int) -> SequenceBatch:
+    def batch(step: int) -> Any:
         rng = seeds.stream(training.seed, "batch", step)
         rows = eligible[rng.choice(len(eligible), size, replace=False, shuffle=False)]
-        position = first[rows] + (rng.random(size) * (lengths[rows] - first[rows])).astype(np.int64)
-        target = train.items[train.offsets[rows] + position]
-        negatives, tries = draw_negatives(rng, n_items, training) if training.negatives else (everything, None)
-        hits = None
-        if training.mask_hits or not training.negatives:
-            hits = torch.from_numpy(target[:, None] == negatives[None, :])
-        log_q = None
-        if training.correction and training.negatives:
-            log_q = (
-                torch.from_numpy(log_expected_count(target, n_items, training, tries)),
-                torch.from_numpy(log_expected_count(negatives, n_items, training, tries)),
-            )
-        history = Histories(
-            torch.from_numpy(train.windows(rows, position, training.length)),
-            torch.from_numpy(train.users[rows]),
-            torch.from_numpy(rows),
-        )
-        return SequenceBatch(history, torch.from_numpy(target), torch.from_numpy(negatives), log_q, hits, step)
+        parts, target = cut(train, rows, first[rows], training.length, rng)
+        shared = _negatives(rng, target, n_items, training)
+        return batch_type(**parts, target=torch.from_numpy(target), step=step, **shared)
 
     return batch
+
+
+def _targets(
+    train: Sequences, rows: IntArray, first: IntArray, length: int, rng: np.random.Generator
+) -> tuple[dict[str, Any], IntArray]:
+    """One target for each of `rows` (B,), at a uniform position from first[b] on, and what stands before it."""
+    position = first + (rng.random(len(rows)) * (train.lengths()[rows] - first)).astype(np.int64)
+    target = train.items[train.offsets[rows] + position]
+    return {"history": _histories(train, rows, position, length)}, target
+
+
+def _positions(
+    train: Sequences, rows: IntArray, first: IntArray, length: int, rng: np.random.Generator
+) -> tuple[dict[str, Any], IntArray]:
+    """Every target of a window of each of `rows` (B,), which holds at least one."""
+    lengths = train.lengths()[rows]
+    shortest = np.maximum(np.minimum(lengths, length + 1), first + 1)
+    last = shortest + (rng.random(len(rows)) * (lengths - shortest + 1)).astype(np.int64) - 1  # the newest target
+    oldest = np.maximum(last - length, 0)
+    steps = np.arange(length, dtype=np.int64)
+    there = (oldest[:, None] + steps < last[:, None]) & (oldest[:, None] + steps + 1 >= first[:, None])
+    row, position = np.nonzero(there)
+    weight = (1 / (len(rows) * there.sum(1)[row])).astype(np.float32)
+    target = train.items[train.offsets[rows][row] + oldest[row] + position + 1]
+    parts = {
+        "history": _histories(train, rows, last, length),
+        "row": torch.from_numpy(row),
+        "position": torch.from_numpy(position),
+        "weight": torch.from_numpy(weight),
+    }
+    return parts, target
+
+
+def _histories(train: Sequences, rows: IntArray, ends: IntArray, length: int) -> Histories:
+    """The last `length` items of each row before ends[b]."""
+    times = train.window_times(rows, ends, length)
+    return Histories(
+        torch.from_numpy(train.windows(rows, ends, length)),
+        torch.from_numpy(train.users[rows]),
+        torch.from_numpy(rows),
+        None if times is None else torch.from_numpy(times),
+    )
+
+
+def _negatives(rng: np.random.Generator, target: IntArray, n_items: int, training: Training) -> dict[str, Any]:
+    """What the rows share: negatives, and by the settings their hits and log expected counts."""
+    everything = not training.negatives
+    negatives, tries = (np.arange(1, n_items + 1), None) if everything else draw_negatives(rng, n_items, training)
+    hits, log_q = None, None
+    if training.mask_hits or everything:
+        hits = torch.from_numpy(target[:, None] == negatives[None, :])
+    if training.correction and not everything:
+        log_q = (
+            torch.from_numpy(log_expected_count(target, n_items, training, tries)),
+            torch.from_numpy(log_expected_count(negatives, n_items, training, tries)),
+        )
+    return {"negatives": torch.from_numpy(negatives), "hits": hits, "log_q": log_q}
 
 
 def draw_negatives(rng: np.random.Generator, n_items: int, training: Training) -> tuple[IntArray, int]:

@@ -8,10 +8,17 @@ from diffacet.errors import BadSetting, nearest
 MODELS = {
     "pop": "pop",
     "item-knn": "itemknn",
+    "ease": "ease",
     "y-dnn": "ydnn",
+    "gru4rec": "gru4rec",
+    "mind": "mind",
     "comirec-sa": "comirec",
+    "comirec-dr": "comirecdr",
+    "re4": "re4",
+    "pimirec": "pimirec",
     "remi": "remi",
     "dmi": "dmi",
+    "facet": "facet",
 }
 
 

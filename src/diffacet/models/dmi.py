@@ -17,9 +17,9 @@ from torch.nn import functional
 
 from diffacet.core import diffusion, objectives, protocols
 from diffacet.core.batch import Histories, SequenceBatch
-from diffacet.core.contract import INFERENCE, STRICT, Card, Facts, Preset
+from diffacet.core.contract import INFERENCE, STRICT, Card, Facts, Preset, Search
 from diffacet.core.denoisers import CrossAttention, StepMLP
-from diffacet.core.interests import SelfAttentive, prune, select, thin
+from diffacet.core.interests import STAR_HEADS, Base, extract, extract_to_train, extractor, prune, select, thin
 from diffacet.core.layers import ItemTable
 from diffacet.core.papers import DMI as PAPER
 from diffacet.errors import BadSetting
@@ -29,7 +29,7 @@ from diffacet.errors import BadSetting
 class DMIConfig:
     """Settings of DMI. Defaults: the paper's (Sec. 4.1.2) where it states one, else what reproduces it on Beauty."""
 
-    base: Annotated[Literal["remi", "comirec-sa"], Field(description="the model that is refined")] = "remi"
+    base: Annotated[Base, Field(description="the model that is refined")] = "remi"
     variant: Annotated[
         Literal["full", "diff", "gd", "t", "ip"], Field(description="ablation of Table 3; diff: no diffusion module")
     ] = "full"
@@ -40,12 +40,22 @@ class DMIConfig:
         Literal["scaled-linear", "linear-beta"],
         Field(description="what grows linearly: 1 - alpha_bar (Eq. 8), or beta"),
     ] = "scaled-linear"
-    noise_scale: Annotated[float, Field(gt=0, title="s", description="noise scale (Eq. 8)")] = 20.0
+    noise_scale: Annotated[
+        float, Field(gt=0, title="s", description="noise scale (Eq. 8)"), Search(1.0, 100.0, log=True)
+    ] = 20.0
     noise_min: Annotated[float, Field(gt=0, lt=1, title="α_min", description="noise at step 1 (Eq. 8)")] = 1e-4
     noise_max: Annotated[float, Field(gt=0, lt=1, title="α_max", description="noise at step T (Eq. 8)")] = 4e-3
-    gamma: Annotated[float, Field(gt=0, le=1, title="γ", description="share of the history that guides (Eq. 12)")] = 0.5
-    eta: Annotated[float, Field(ge=0, le=1, title="η", description="weight of the refined vector (Eq. 13)")] = 0.4
-    dm_weight: Annotated[float, Field(ge=0, title="λ", description="weight of the reconstruction loss (Eq. 19)")] = 5.0
+    gamma: Annotated[
+        float, Field(gt=0, le=1, title="γ", description="share of the history that guides (Eq. 12)"), Search(0.1, 1.0)
+    ] = 0.5
+    eta: Annotated[
+        float, Field(ge=0, le=1, title="η", description="weight of the refined vector (Eq. 13)"), Search(0.0, 1.0)
+    ] = 0.4
+    dm_weight: Annotated[
+        float,
+        Field(ge=0, title="λ", description="weight of the reconstruction loss (Eq. 19)"),
+        Search(0.1, 50.0, log=True),
+    ] = 5.0
     context_grad: Annotated[
         Literal["all", "rec", "none"],
         Field(description="losses that reach the item table through the guiding items; rec: the recommendation loss"),
@@ -56,10 +66,22 @@ class DMIConfig:
         "learned"
     )
     denoiser_dropout: Annotated[float, Field(ge=0, lt=1, description="dropout inside the denoiser")] = 0.0
-    dropout: Annotated[float, Field(ge=0, lt=1, description="dropout on the history's embeddings")] = 0.0
-    item_dropout: Annotated[float, Field(ge=0, lt=1, description="share of the history left out in training")] = 0.0
-    hardness: Annotated[float, Field(ge=0, title="β", description="hardness of the negatives, base remi")] = 0.1
-    routing: Annotated[float, Field(ge=0, title="λ_RR", description="weight of the routing loss, base remi")] = 100.0
+    dropout: Annotated[
+        float, Field(ge=0, lt=1, description="dropout on the history's embeddings"), Search(0.0, 0.5)
+    ] = 0.0
+    item_dropout: Annotated[
+        float, Field(ge=0, lt=1, description="share of the history left out in training"), Search(0.0, 0.5)
+    ] = 0.0
+    hardness: Annotated[
+        float,
+        Field(ge=0, title="β", description="hardness of the negatives, base remi"),
+        Search(0.01, 3.0, log=True),
+    ] = 0.1
+    routing: Annotated[
+        float,
+        Field(ge=0, title="λ_RR", description="weight of the routing loss, base remi"),
+        Search(1.0, 1000.0, log=True),
+    ] = 100.0
     refine_steps: Annotated[
         int | None,
         Field(ge=0, title="S", description="steps when inferring: none or T, the whole chain; 0, unrefined; else DDIM"),
@@ -84,6 +106,8 @@ class DMIConfig:
         """Checks that involve two settings; raises BadSetting."""
         if self.dim % self.heads:
             raise BadSetting(f"heads divides dim; got heads={self.heads} and dim={self.dim}")
+        if self.base == "pimirec" and self.dim % STAR_HEADS:
+            raise BadSetting(f"dim is a multiple of {STAR_HEADS} with base=pimirec; got dim={self.dim}")
         if self.refine_steps is not None and self.refine_steps > self.steps:
             raise BadSetting(f"refine_steps lies in 0..steps; got {self.refine_steps} with steps={self.steps}")
         self.make_schedule()
@@ -101,7 +125,7 @@ class DMI(nn.Module):
         super().__init__()
         c = self.config = config
         self.items = ItemTable(facts.n_items, c.dim)
-        self.extract = SelfAttentive(c.dim, c.interests, facts.length)  # Eq. 4-5
+        self.extract = extractor(c.base, c.dim, c.interests, facts.length)  # Eq. 4-5
         self.schedule = c.make_schedule()
         self.keep = 1.0 if c.variant == "ip" else c.gamma
         self.eta = 1.0 if c.variant == "gd" else c.eta
@@ -119,9 +143,11 @@ class DMI(nn.Module):
         mask = thin(batch.history.mask, c.item_dropout, self.training)  # (B, L)
         embedded, target, negatives = self.items.rows(batch.history.items, batch.target, batch.negatives)
         embedded = functional.dropout(embedded, c.dropout, self.training)  # (B, L, d)
-        interests, attention = self.extract(embedded, mask)  # (B, K, d), (B, K, L)
+        interests, attention, terms = extract_to_train(  # (B, K, d), (B, K, L)
+            self.extract, embedded, mask, batch.history.times, c.routing if c.base == "remi" else 0.0
+        )
         interest, best = select(interests, target)  # (B, d), (B,), Eq. 14
-        user, terms = interest, {}
+        user = interest
         if self.denoiser is not None:
             # Only L_S through (1 - eta) v reaches the extractor: interests shall not become easy to
             # rebuild instead of useful (Sec. 3.3). Ablation gd stops nothing.
@@ -139,15 +165,13 @@ class DMI(nn.Module):
             user = self.eta * rebuilt + (1 - self.eta) * interest  # Eq. 13
         hardness = c.hardness if c.base == "remi" else 0.0
         terms["softmax"] = objectives.sampled_softmax(user, target, negatives, batch, hardness)  # Eq. 15-16
-        if c.base == "remi":
-            terms["routing"] = c.routing * objectives.routing_regulariser(attention, c.dim)
         return terms
 
     def interests(self, history: Histories) -> Tensor:
         """Refined interests (B, K, d) (Alg. 2); row b depends on its own history and case only."""
         c = self.config
         embedded = self.items(history.items)
-        interests, attention = self.extract(embedded, history.mask)
+        interests, attention = extract(self.extract, embedded, history.mask, history.times)
         if self.denoiser is None or c.refine_steps == 0:
             return interests
         refined = self.refine(interests, attention, embedded, history)
@@ -184,7 +208,7 @@ class DMI(nn.Module):
         if self.denoiser is None:
             return {}
         embedded = self.items(batch.history.items)
-        interests, attention = self.extract(embedded, batch.history.mask)
+        interests, attention = extract(self.extract, embedded, batch.history.mask, batch.history.times)
         refined = self.refine(interests, attention, embedded, batch.history)
         last = torch.full_like(batch.history.case, self.config.steps)
         noisy = diffusion.forward_noise(interests, last, torch.randn_like(interests), self.schedule)

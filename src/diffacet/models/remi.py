@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from diffacet.core import objectives, protocols
 from diffacet.core.batch import Histories, SequenceBatch
-from diffacet.core.contract import STRICT, Card, Facts, Preset
+from diffacet.core.contract import STRICT, Card, Facts, Preset, Search
 from diffacet.core.interests import SelfAttentive, select, thin
 from diffacet.core.layers import ItemTable
 from diffacet.core.papers import REMI as PAPER
@@ -26,10 +26,22 @@ class REMIConfig:
 
     dim: Annotated[int, Field(ge=1, title="d", description="width of embeddings and interests")] = 64
     interests: Annotated[int, Field(ge=1, title="K", description="interests per user")] = 4
-    hardness: Annotated[float, Field(ge=0, title="β", description="hardness of the negatives; 0: plain")] = 0.1
-    routing: Annotated[float, Field(ge=0, title="λ_RR", description="weight of the routing loss")] = 100.0
-    dropout: Annotated[float, Field(ge=0, lt=1, description="dropout on the history's embeddings")] = 0.0
-    item_dropout: Annotated[float, Field(ge=0, lt=1, description="share of the history left out in training")] = 0.0
+    hardness: Annotated[
+        float,
+        Field(ge=0, title="β", description="hardness of the negatives; 0: plain"),
+        Search(0.01, 3.0, log=True),
+    ] = 0.1
+    routing: Annotated[
+        float,
+        Field(ge=0, title="λ_RR", description="weight of the routing loss"),
+        Search(1.0, 1000.0, log=True),
+    ] = 100.0
+    dropout: Annotated[
+        float, Field(ge=0, lt=1, description="dropout on the history's embeddings"), Search(0.0, 0.5)
+    ] = 0.0
+    item_dropout: Annotated[
+        float, Field(ge=0, lt=1, description="share of the history left out in training"), Search(0.0, 0.5)
+    ] = 0.0
 
 
 class REMI(nn.Module):

@@ -117,6 +117,8 @@ class Recommender:
     ) -> list[Candidates]:
         """The k best items for each history.
 
+        A request has no times: a model that reads them (PIMIRec) counts every interval as 0.
+
         Args:
             histories: own item ids, oldest first; '12' and 12 are the same id. Unknown ids are passed over
                 and listed in the answer.

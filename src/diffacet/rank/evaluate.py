@@ -131,9 +131,14 @@ def per_user(
 
 
 def histories(holdout: Holdout, rows: IntArray, length: int) -> Histories:
-    """The last `length` items of rows (B,) of the holdout as the model reads them; case b is rows[b]."""
-    items = torch.from_numpy(holdout.history.last(rows, length))
-    return Histories(items, torch.from_numpy(holdout.history.users[rows]), torch.from_numpy(rows))
+    """The last `length` items and times of rows (B,) of the holdout as the model reads them; case b is rows[b]."""
+    times = holdout.history.last_times(rows, length)
+    return Histories(
+        torch.from_numpy(holdout.history.last(rows, length)),
+        torch.from_numpy(holdout.history.users[rows]),
+        torch.from_numpy(rows),
+        None if times is None else torch.from_numpy(times),
+    )
 
 
 def device_of(model: object) -> torch.device:

@@ -5,5 +5,23 @@ attention (B, K, L)); what all of them share (selection, pruning, thinning) is i
 """
 
 from diffacet.core.interests.attention import SelfAttentive, prune, select, thin
+from diffacet.core.interests.bases import STAR_HEADS, Base, extract, extract_to_train, extractor
+from diffacet.core.interests.capsules import DynamicRouting, Routing
+from diffacet.core.interests.reattention import ReAttentive
+from diffacet.core.interests.star import StarGraph
 
-__all__ = ["SelfAttentive", "prune", "select", "thin"]
+__all__ = [
+    "STAR_HEADS",
+    "Base",
+    "DynamicRouting",
+    "ReAttentive",
+    "Routing",
+    "SelfAttentive",
+    "StarGraph",
+    "extract",
+    "extract_to_train",
+    "extractor",
+    "prune",
+    "select",
+    "thin",
+]

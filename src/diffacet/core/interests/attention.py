@@ -11,14 +11,17 @@ class SelfAttentive(nn.Module):
 
     ComiRec-SA (KDD 2020, Eq. 6-7) with the position embedding P of its code; no biases and Kaiming
     initialisation, as in the code of REMI. P enters the attention only, not V.
+    With `recency` a learned logit for each interest and age is added, the newest item having age 0: P counts from
+    the window's start, and says nothing of how long ago an item was (ours).
     """
 
-    def __init__(self, dim: int, interests: int, length: int) -> None:
+    def __init__(self, dim: int, interests: int, length: int, *, recency: bool = False) -> None:
         """d, K, L; hidden width 4d."""
         super().__init__()
         self.inner = kaiming(4 * dim, dim)  # W_1
         self.outer = kaiming(interests, 4 * dim)  # W_2
         self.position = kaiming(1, length, dim)  # P, whose fan-in is L * d
+        self.recency = nn.Parameter(torch.zeros(length, interests)) if recency else None
 
     def forward(self, embedded: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """(B, L, d), (B, L) bool -> interests (B, K, d) and attention (B, K, L).
@@ -30,12 +33,44 @@ class SelfAttentive(nn.Module):
         # Only real positions are computed: a training history fills less than a third of its window.
         packed = embedded[real] + self.position[0, real[1]]  # (n, d)
         logits = torch.tanh(packed @ self.inner.T) @ self.outer.T  # (n, K)
-        grid = logits.new_full((*mask.shape, logits.shape[-1]), float("-inf")).index_put(real, logits)  # (B, L, K)
-        # A row without any real position would be all -inf: its softmax is made finite, then zeroed.
-        empty = ~mask.any(-1)
-        grid = grid.masked_fill(empty[:, None, None], 0.0).transpose(1, 2)  # (B, K, L)
-        attention = grid.softmax(-1) * (~empty)[:, None, None]
+        if self.recency is not None:
+            newest = (mask * torch.arange(mask.shape[1], device=mask.device)).amax(-1)  # (B,)
+            logits = logits + self.recency[newest[real[0]] - real[1]]
+        attention = over_history(logits, mask, real)
         return attention @ embedded, attention
+
+    def prefixes(self, embedded: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` gives for every prefix of the history at once.
+
+        (B, L, d), (B, L) bool -> interests (B, L, K, d) and attention (B, L, K, L): entry n sees the items 0..n.
+        The logit of an item does not depend on the others, so only the softmax is taken anew for each prefix.
+        Ages count from position n, also where the mask leaves it out; `forward` counts from the newest that is there.
+        """
+        logits = torch.tanh((embedded + self.position[:, : embedded.shape[1]]) @ self.inner.T) @ self.outer.T
+        age = torch.arange(embedded.shape[1], device=embedded.device)
+        age = age[:, None] - age  # (L, L): of an item, in the prefix that ends at a position
+        seen = (age >= 0) & mask[:, None, :]  # (B, L, L)
+        # A prefix without any real position would be all -inf: its softmax is made finite, then zeroed.
+        empty = ~seen.any(-1, keepdim=True)
+        grid = logits.transpose(1, 2).unsqueeze(1)  # (B, 1, K, L)
+        if self.recency is not None:
+            grid = grid + self.recency[age.clamp(min=0)].transpose(1, 2)
+        grid = grid.masked_fill(~(seen | empty).unsqueeze(2), float("-inf"))
+        attention = grid.softmax(-1) * ~empty.unsqueeze(2)  # (B, L, K, L)
+        return (attention.flatten(1, 2) @ embedded).view(*attention.shape[:3], -1), attention
+
+
+def over_history(logits: Tensor, mask: Tensor, real: tuple[Tensor, ...]) -> Tensor:
+    """Softmax over each history's real positions: (n, K) logits of the positions `real` -> attention (B, K, L).
+
+    mask (B, L) bool, `real` = mask.nonzero(as_tuple=True). Padding gets 0, and so does a history without any
+    real position.
+    """
+    grid = logits.new_full((*mask.shape, logits.shape[-1]), float("-inf")).index_put(real, logits)  # (B, L, K)
+    # A row without any real position would be all -inf: its softmax is made finite, then zeroed.
+    empty = ~mask.any(-1)
+    grid = grid.masked_fill(empty[:, None, None], 0.0).transpose(1, 2)  # (B, K, L)
+    return grid.softmax(-1) * (~empty)[:, None, None]
 
 
 def thin(mask: Tensor, share: float, training: bool) -> Tensor:

@@ -1,0 +1,54 @@
+"""The command line: each command a few lines over public functions.
+
+Heavy modules are imported inside the commands, so that `--help` answers at once.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from diffacet.app.cli import data, runs, studies, tune  # importing a module adds its commands to `app`
+from diffacet.app.cli.shell import app
+from diffacet.errors import DiffacetError
+
+__all__ = ["COMMANDS", "app", "data", "main", "runs", "studies", "tune"]
+
+# Which package typer takes its click from depends on its version.
+ClickException: type[Exception] = typer.BadParameter.__mro__[2]
+INTERRUPTED = 130
+COMMANDS = tuple(command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 2 for bad input (one line on stderr), 130 for Ctrl-C."""
+    # Threads that spin while they wait make a busy machine ten times slower; it must be said before torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = app(given, prog_name="diffacet", standalone_mode=False) or 0
+    except DiffacetError as error:
+        return _refuse(str(error))
+    except ClickException as error:
+        return _refuse(_usage(error, given))
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        again = "the same command with --resume"
+        hints = {"train": again, "study": again, "tune": again, "demo": "the same command"}
+        hint = f"; {hints[given[0]]} goes on from the last validation" if given and given[0] in hints else ""
+        typer.echo(f"diffacet: interrupted{hint}", err=True)
+    return int(code)
+
+
+def _refuse(message: str) -> int:
+    typer.echo("diffacet: error: " + " ".join(message.split()), err=True)
+    return 2
+
+
+def _usage(error: Any, given: Sequence[str]) -> str:
+    message = error.format_message().rstrip(".")
+    command = f" {given[0]}" if given and given[0] in COMMANDS else ""
+    return f"{message}{'' if message.endswith('?') else ';'} see 'diffacet{command} --help'"

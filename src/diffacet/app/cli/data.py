@@ -1,0 +1,106 @@
+"""Commands about data and models: import, stats, models."""
+
+from diffacet.app import options as o
+from diffacet.app.cli.shell import app, console_of, print_json, tell_next
+
+
+@app.command(
+    "import",
+    short_help="Read raw logs into a data directory.",
+    help=o.described(
+        "Read interaction logs of any form into a data directory: ids numbered once, filters applied, provenance and"
+        " fingerprint written. Columns are found by their names, or told. Bad rows are refused with file, row and"
+        " value; nothing is written then.",
+        "diffacet import log.csv --out data/mine",
+        "diffacet import day1.csv.gz day2.csv.gz --user customer --item sku --time ts --out data/mine --k-core 5",
+        "diffacet import reviews.parquet --rating stars --min-rating 4 --items products.csv --out data/mine",
+        "diffacet import ml-1m/ --format movielens --out data/ml-1m",
+    ),
+)
+def import_(
+    log: o.Logs,
+    out: o.NewData,
+    user: o.User = None,
+    item: o.Item = None,
+    time: o.Time = None,
+    rating: o.Rating = None,
+    min_rating: o.MinRating = None,
+    items: o.Items = None,
+    min_count: o.MinCount = None,
+    k_core: o.KCore = None,
+    duplicates: o.Duplicates = "keep",
+    format: o.Format = "auto",  # noqa: A002
+) -> None:
+    """Raw log to data directory."""
+    from diffacet.app import show
+    from diffacet.app.importing import import_log
+
+    done = import_log(
+        log,
+        out,
+        format=format,
+        user=user,
+        item=item,
+        time=time,
+        rating=rating,
+        items=items,
+        min_rating=min_rating,
+        min_count=min_count,
+        k_core=k_core,
+        duplicates=duplicates,
+    )
+    console = console_of()
+    show.imported(console, done)
+    tell_next(console, f"diffacet stats {out}", f"diffacet train dmi --data {out} --out RUN")
+
+
+@app.command(
+    short_help="Show the figures of a data directory, beside known data sets.",
+    help=o.described(
+        "Figures of a data directory, and where they differ from the tables of papers that used the same data.",
+        "diffacet stats data/mine",
+        "diffacet stats data/mine --json",
+    ),
+)
+def stats(directory: o.DataDir, as_json: o.Json = False) -> None:
+    """Figures of a data directory."""
+    from diffacet.app import show
+    from diffacet.data import atlas, store
+
+    dataset = store.open(directory)
+    facts = dataset.log.statistics()
+    near = atlas.compare(dataset.name, facts)
+    if not as_json:
+        show.statistics(console_of(), dataset, near)
+        return
+    told = {"name": dataset.name, "path": str(dataset.path), "fingerprint": dataset.fingerprint}
+    print_json(told | {"statistics": facts, "known": show.known(near), "provenance": dataset.provenance})
+
+
+@app.command(
+    short_help="List the models; with NAME its settings, presets and citation.",
+    help=o.described(
+        "The models there are; with NAME its presets, every setting with symbol, range and default, and its citation.",
+        "diffacet models",
+        "diffacet models dmi",
+        "diffacet models dmi --json",
+    ),
+)
+def models(name: o.MaybeModel = None, as_json: o.Json = False) -> None:
+    """The models and their settings."""
+    from diffacet.app import settings, show
+    from diffacet.models import MODELS, card
+
+    if name is None:
+        cards = [card(each) for each in MODELS]
+        if as_json:
+            print_json({"models": [show.about(each) for each in cards]})
+        else:
+            show.models(console_of(), cards)
+        return
+    chosen = card(name)
+    rows = settings.describe(chosen)
+    if as_json:
+        print_json(show.about(chosen) | {"settings": rows, "citation": chosen.paper.bibtex()})
+    else:
+        show.model(console_of(), chosen, rows)

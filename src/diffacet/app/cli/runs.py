@@ -1,0 +1,156 @@
+"""Commands about single runs: train, evaluate, recommend, and the demo."""
+
+from pathlib import Path
+
+import typer
+
+from diffacet.app import options as o
+from diffacet.app.cli.shell import app, console_of, print_json, tell_next
+from diffacet.errors import BadSetting
+
+
+@app.command(
+    short_help="Train a model on a data directory.",
+    help=o.described(
+        "Train MODEL on a data directory into a run directory. Whatever is killed goes on with --resume, to the same"
+        " result bit for bit. Settings: 'diffacet models MODEL'.",
+        "diffacet train dmi --data data/mine --out runs/dmi",
+        "diffacet train dmi --data data/mine --out runs/paper --preset paper --seed 1",
+        "diffacet train dmi --data data/mine --out runs/no-pruning --set variant=ip --set eta=0.2",
+        "diffacet train dmi --data data/mine --out runs/dmi --resume",
+    ),
+)
+def train(
+    model: o.ModelName,
+    data: o.Data,
+    out: o.NewRun,
+    preset: o.PresetName = "best",
+    set_: o.Set = None,
+    split: o.SplitName = "by-user",
+    seed: o.Seed = 0,
+    split_seed: o.SplitSeed = 1230,
+    max_steps: o.MaxSteps = None,
+    device: o.Device = "auto",
+    threads: o.Threads = 1,
+    resume: o.Resume = False,
+) -> None:
+    """Data directory to trained model."""
+    from diffacet.app import runs
+    from diffacet.app.progress import Watcher
+
+    with Watcher(out, console_of(stderr=True), model) as watcher:
+        run = runs.train(
+            model,
+            data,
+            out,
+            preset=preset,
+            set=set_ or (),
+            split=split,
+            seed=seed,
+            split_seed=split_seed,
+            max_steps=max_steps,
+            device=device,
+            threads=threads,
+            resume=resume,
+            watch=watcher,
+        )
+    trail, metric = run.trail(), run.settings.training.metric
+    best = max(trail, key=lambda record: record.metrics[metric])
+    console = console_of()
+    console.print(
+        f"best validation: {metric} {best.metrics[metric]:.4f} at step {best.step} of {trail[-1].step}"
+        f" ({trail[-1].seconds:.1f} s); the run is in {out}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    example = ",".join(str(item) for item in run.catalogue["item_id"].head(2))
+    tell_next(console, f"diffacet evaluate {out}", f"diffacet recommend {out} --history {example}")
+
+
+@app.command(
+    short_help="Measure a run on held-out users.",
+    help=o.described(
+        "Measure a run on the held-out users of its own split, over the whole catalogue.",
+        "diffacet evaluate runs/dmi",
+        "diffacet evaluate runs/dmi --k 10 --k 100 --json",
+        "diffacet evaluate runs/dmi --refine-steps 0        # the same model without refinement",
+    ),
+)
+def evaluate(
+    run: o.RunDir,
+    on: o.On = "test",
+    k: o.Ks = None,
+    refine_steps: o.RefineSteps = None,
+    exclude_seen: o.ExcludeSeen = False,
+    data: o.MovedData = None,
+    memory: o.Memory = 256,
+    device: o.Device = "auto",
+    as_json: o.Json = False,
+) -> None:
+    """Run to metrics."""
+    from diffacet.app import progress, runs, show
+
+    loaded = runs.load(run, set={} if refine_steps is None else {"refine_steps": refine_steps}, device=device)
+    with progress.counting(console_of(stderr=True), "users") as bar:
+        ks, budget = tuple(k or (20, 50)), memory * 2**20
+        result = loaded.evaluate(on, ks, exclude_seen=exclude_seen, data=data, budget=budget, progress=bar)
+    if as_json:
+        print_json(result)
+    else:
+        show.evaluation(console_of(), result)
+
+
+@app.command(
+    short_help="Get candidates for a history of item ids.",
+    help=o.described(
+        "Candidates for any history of the log's own item ids, oldest first; also of a user never seen.",
+        "diffacet recommend runs/dmi --history 12,7,99",
+        "diffacet recommend runs/dmi --history 12,7,99 --k 50 --diversity 0.5 --json",
+    ),
+)
+def recommend(
+    run: o.RunDir,
+    history: o.History,
+    k: o.K = 20,
+    diversity: o.Diversity = 0.0,
+    include_seen: o.IncludeSeen = False,
+    index: o.IndexKind = "exact",
+    refine_steps: o.RefineSteps = None,
+    device: o.Device = "auto",
+    as_json: o.Json = False,
+) -> None:
+    """History to candidates."""
+    from diffacet.app import runs, show
+
+    ids = [part.strip() for part in history.split(",") if part.strip()]
+    if not ids:
+        raise BadSetting("--history is empty; give item ids of the log, oldest first: --history 12,7,99")
+    recommender = runs.load(
+        run, set={} if refine_steps is None else {"refine_steps": refine_steps}, device=device
+    ).recommender(index)
+    found = recommender.recommend(ids, k, exclude_seen=not include_seen, diversity=diversity)
+    if found.unknown:
+        typer.echo(f"diffacet: not in the catalogue, passed over: {', '.join(map(str, found.unknown))}", err=True)
+    if as_json:
+        print_json(show.answer(found))
+    else:
+        show.candidates(console_of(), found, ids)
+
+
+@app.command(
+    short_help="Train four models on real data and write a report.",
+    help=o.described(
+        "Train four models on real data (MovieLens 100K, which the wheel of recbole 1.2.1 carries), and write a report"
+        " that opens in any browser. Takes a few minutes on two cores; a second call reuses what is finished.",
+        "diffacet demo",
+        "diffacet demo --data data/mine --out runs/mine-demo",
+    ),
+)
+def demo(
+    out: o.DemoOut = Path("runs/demo"), data: o.OtherData = None, seeds: o.Seeds = 2, quick: o.Quick = False
+) -> None:
+    """The main job on real data."""
+    from diffacet.app import demo as job
+
+    job.run(out, data=data, seeds=seeds, quick=quick, console=console_of())

@@ -1,0 +1,1 @@
+"""Studies: from one small file to trained runs, and from runs to tables, tests and pictures."""

@@ -1,0 +1,206 @@
+"""Pictures of a study as Plotly specifications: plain dicts, for the page, and as PNG files where Chrome is there."""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffacet.app.figures import COLOURS, Figure
+from diffacet.app.studies.results import Line
+from diffacet.app.studies.tables import Sheet
+from diffacet.errors import MissingExtra, require
+
+INK, SIZE = "#20242b", {"width": 1000, "height": 460}
+
+
+def draw(kind: str, sheet: Sheet, metrics: Sequence[str], on: str) -> dict[str, Figure]:
+    """Caption -> figure of one data set.
+
+    Args:
+        kind: "bars", "line" or "steps", see `spec.Study`; rows without a grid, or asked in one way only, leave
+            "line" and "steps" without anything to draw, and get bars.
+        sheet: the data set.
+        metrics: what is drawn.
+        on: of which held-out users.
+    """
+    drawn = {}
+    if kind == "line":
+        drawn = _grids(sheet, metrics, on)
+    elif kind == "steps":
+        drawn = _asks(sheet, metrics, on)
+    return drawn or {f"{metric} on {sheet.data}": bars(sheet.lines, metric, on) for metric in metrics}
+
+
+def bars(lines: Sequence[Line], metric: str, on: str) -> Figure:
+    """A bar with its deviation for each row, a diamond for each run, a circle for the published number."""
+    shown = [line for line in reversed(lines) if line.values(metric, on)]
+    names, means = [line.label for line in shown], [line.mean(metric, on) for line in shown]
+    told = [line for line in shown if metric in line.published]
+    data: list[dict[str, Any]] = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": "mean",
+            "x": means,
+            "y": names,
+            "error_x": {"type": "data", "array": _deviations(shown, metric, on), "thickness": 1.2},
+            "marker": {"color": COLOURS[1], "opacity": 0.85},
+            "width": 0.62,
+            "hovertemplate": "%{y}: %{x:.4f}<extra></extra>",
+        },
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "runs",
+            "x": [value for line in shown for value in line.values(metric, on)],
+            "y": [line.label for line in shown for _ in line.values(metric, on)],
+            "marker": {"color": "ink", "size": 7, "symbol": "diamond-open"},
+            "hovertemplate": "%{y}: %{x:.4f}<extra></extra>",
+        },
+    ]
+    if told:
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": "published",
+                "x": [line.published[metric] for line in told],
+                "y": [line.label for line in told],
+                "marker": {"color": COLOURS[0], "size": 11, "symbol": "circle"},
+                "hovertemplate": "%{y}, published: %{x:.4f}<extra></extra>",
+            }
+        )
+    x = {"title": {"text": metric}, "rangemode": "tozero"}
+    y = {"showgrid": False, "type": "category"}
+    return {"data": data, "layout": {"xaxis": x, "yaxis": y, "height": 130 + 30 * len(shown)}}
+
+
+def _grids(sheet: Sheet, metrics: Sequence[str], on: str) -> dict[str, Figure]:
+    """A figure for each row with a grid of one setting: the setting on x, a line for each metric and way of asking."""
+    drawn = {}
+    for row in dict.fromkeys(line.of for line in sheet.lines if len(line.point) == 1):
+        lines = [line for line in sheet.lines if line.of == row]
+        setting = next(iter(lines[0].point))
+        data: list[dict[str, Any]] = []
+        for suffix in dict.fromkeys(line.suffix for line in lines):
+            some = [line for line in lines if line.suffix == suffix]
+            for metric in metrics:
+                name = f"{metric}, {suffix}" if suffix else metric
+                data.append(_curve(name, [line.point[setting] for line in some], some, metric, on, len(data)))
+                if all(metric in line.published for line in some):
+                    data.append(_told([line.point[setting] for line in some], some, metric, data[-1]))
+        # Values of a grid stand at equal distances, whatever they are.
+        x = {"title": {"text": setting}, "type": "category"}
+        drawn[f"{row.format_map(_Keys())} on {sheet.data}"] = {"data": data, "layout": {"xaxis": x, "yaxis": {}}}
+    return drawn
+
+
+def _asks(sheet: Sheet, metrics: Sequence[str], on: str) -> dict[str, Figure]:
+    """For each metric the ways of asking against quality, and one figure of their users a second."""
+    rows: dict[str, list[Line]] = {}
+    for line in sheet.lines:
+        name = line.label.removesuffix(f", {line.suffix}") if line.suffix else line.label
+        rows.setdefault(name, []).append(line)
+    rows = {name: lines for name, lines in rows.items() if len(lines) > 1}
+    if not rows:
+        return {}
+    x = {"title": {"text": "asked with"}, "type": "category"}
+    drawn: dict[str, Figure] = {}
+    for metric in metrics:
+        data = [
+            _curve(name, [line.suffix or "as trained" for line in lines], lines, metric, on, n)
+            for n, (name, lines) in enumerate(rows.items())
+        ]
+        y = {"title": {"text": metric}}
+        drawn[f"{metric} on {sheet.data}"] = {"data": data, "layout": {"xaxis": x, "yaxis": y}}
+    speed = [
+        {
+            "type": "bar",
+            "name": name,
+            "x": [line.suffix or "as trained" for line in lines],
+            "y": [line.cost("users_per_second") for line in lines],
+            "marker": {"color": COLOURS[n % len(COLOURS)], "opacity": 0.85},
+            "hovertemplate": f"{name}, %{{x}}: %{{y:,.0f}} users/s<extra></extra>",
+        }
+        for n, (name, lines) in enumerate(rows.items())
+    ]
+    seconds = {"title": {"text": "users a second"}, "rangemode": "tozero"}
+    drawn[f"users a second on {sheet.data}"] = {"data": speed, "layout": {"xaxis": x, "yaxis": seconds}}
+    return drawn
+
+
+class _Keys(dict[str, str]):
+    """Leaves `{key}` of a label readable where no single value can be filled in."""
+
+    def __missing__(self, key: str) -> str:
+        return key
+
+
+def _curve(name: str, x: Sequence[Any], lines: Sequence[Line], metric: str, on: str, number: int) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": name,
+        "x": [str(value) for value in x],
+        "y": [line.mean(metric, on) for line in lines],
+        "error_y": {"type": "data", "array": _deviations(lines, metric, on), "thickness": 1},
+        "line": {"color": COLOURS[number % len(COLOURS)], "width": 2},
+        "marker": {"size": 7},
+        "hovertemplate": f"{name}, %{{x}}: %{{y:.4f}}<extra></extra>",
+    }
+
+
+def _told(x: Sequence[Any], lines: Sequence[Line], metric: str, ours: Mapping[str, Any]) -> dict[str, Any]:
+    """The published curve beside ours, dashed in the same colour."""
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": f"{metric}, published",
+        "x": [str(value) for value in x],
+        "y": [line.published[metric] for line in lines],
+        "line": {"color": ours["line"]["color"], "width": 1.4, "dash": "dash"},
+        "marker": {"size": 6, "symbol": "circle-open"},
+        "hovertemplate": f"{metric}, published, %{{x}}: %{{y:.4f}}<extra></extra>",
+    }
+
+
+def _deviations(lines: Sequence[Line], metric: str, on: str) -> list[float]:
+    """One for each line; 0, and so no whisker, where there is one run."""
+    return [0.0 if math.isnan(value := line.deviation(metric, on)) else value for line in lines]
+
+
+def write_static(figures: Mapping[str, Figure], out: Path) -> str | None:
+    """PNG files of `figures` (file name without ending -> figure) in `out`; what stood in the way, or None.
+
+    The pictures need Kaleido and a Chrome or Chromium; a study without them has its tables and its page.
+    """
+    try:
+        require("kaleido", "report")
+        io = require("plotly.io", "report")
+        out.mkdir(parents=True, exist_ok=True)
+        io.write_images([_on_paper(figure) for figure in figures.values()],
+                        [out / f"{name}.png" for name in figures], scale=2)  # fmt: skip
+    except MissingExtra as error:
+        return str(error)
+    except Exception as error:  # whatever Chrome has: the numbers are written
+        reason = str(error).strip().splitlines()
+        return f"{type(error).__name__}: {reason[0] if reason else 'no reason given'}"
+    return None
+
+
+def _on_paper(figure: Figure) -> Figure:
+    """The figure on white, with the colours and sizes that a page would give it."""
+    drawn = copy.deepcopy(figure)
+    for trace in drawn["data"]:
+        if trace.get("marker", {}).get("color") == "ink":
+            trace["marker"]["color"] = INK
+    axis = {"gridcolor": "#e3e0d8", "zerolinecolor": "#e3e0d8", "automargin": True}
+    layout = drawn["layout"]
+    for name in ("xaxis", "yaxis"):
+        layout[name] = axis | layout.get(name, {})
+    font = {"family": "Inter, Liberation Sans, Arial, sans-serif", "size": 14, "color": INK}
+    plain = {"paper_bgcolor": "#ffffff", "plot_bgcolor": "#ffffff", "font": font, "margin": {"t": 30, "r": 20, "b": 60}}
+    legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
+    drawn["layout"] = {**SIZE, **plain, "legend": legend, **layout}
+    return drawn

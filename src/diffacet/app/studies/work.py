@@ -1,0 +1,158 @@
+"""One run of a study, from data to numbers: trained or gone on with, measured, written down. Runs in a worker.
+
+    run/           the run directory, see `app.runs`
+    users.parquet  ask, on, user and the metrics of the study, user by user
+    result.json    everything else
+
+The last is written last, so that a run with it is finished.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from diffacet import files
+from diffacet.app import runs
+from diffacet.app.compare import asked
+from diffacet.app.runs import Run
+from diffacet.app.studies.plan import BY_USER, Job
+from diffacet.app.studies.spec import Ask, Study
+from diffacet.data.splits import Split
+from diffacet.learn.fit import Moment
+from diffacet.rank.categories import ItemCategories
+from diffacet.rank.evaluate import per_user
+
+FORMAT = 1
+RUN, USERS, RESULT = "run", "users.parquet", "result.json"
+Tell = Callable[[int, int], None]
+
+
+def wanted(study: Study, asks: Sequence[Ask]) -> dict[str, Any]:
+    """What of a run is measured, as result.json says it: asks, ks, and the metrics kept user by user."""
+    names = {key for key in (*study.metrics, *study.tests) if key.partition("@")[0] in BY_USER}
+    told = [{"suffix": a.suffix, "settings": dict(a.settings), "exclude_seen": a.exclude_seen} for a in asks]
+    return {"asks": told, "ks": sorted(study.ks), "by_user": sorted(names)}
+
+
+def perform(job: Job, study: Study, folder: Path, *, device: str = "auto", tell: Tell | None = None) -> None:
+    """Train the run in `folder`, or go on with it, measure it and write the result.
+
+    Args:
+        job: which run.
+        study: what is measured.
+        folder: of this run.
+        device: "auto", "cpu" or "cuda".
+        tell: called with (steps done, all steps) after every step.
+    """
+    begun, row = time.perf_counter(), job.variant
+    pace = _Pace(job.settings.training.max_steps, tell)
+    run = runs.train(
+        row.row.model,
+        job.place.path,
+        folder / RUN,
+        preset=row.preset,
+        set=row.set,
+        split=row.split,
+        seed=job.seed,
+        split_seed=job.split_seed,
+        device=device,
+        resume=True,
+        watch=pace,
+    )
+    trained = time.perf_counter() - begun
+    measured, users = measure(run, run.split(job.place.path), wanted(study, row.asks), device=device)
+    result = describe(run, label=row.label, ms_per_step=pace.milliseconds())
+    result |= {"job": job.name, "set": dict(row.set), "measured": wanted(study, row.asks), "asks": measured}
+    result |= {"wall_seconds": time.perf_counter() - begun, "fit_seconds": trained, "peak_mb": _peak(run)}
+    files.write_file(folder / USERS, lambda path: users.write_parquet(path, compression="zstd"))
+    files.write_json(folder / RESULT, result)
+
+
+def describe(run: Run, *, label: str, ms_per_step: float | None = None) -> dict[str, Any]:
+    """What there is to say of a trained run before it is measured."""
+    trail, metric = run.trail(), run.settings.training.metric
+    best = max(trail, key=lambda record: record.metrics[metric])
+    about = run.about
+    return {
+        "format": FORMAT,
+        "label": label,
+        "model": run.card.name,
+        "preset": about["preset"],
+        "settings": about["settings"],
+        "data": {key: about["data"][key] for key in ("name", "fingerprint")},
+        "split": about["split"]["name"],
+        "split_seed": about["split"]["seed"],
+        "seed": run.settings.training.seed,
+        "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
+        "steps": trail[-1].step,
+        "best_step": best.step,
+        "seconds": trail[-1].seconds,
+        "ms_per_step": ms_per_step,
+        "environment": about["environment"],
+    }
+
+
+def measure(
+    run: Run, split: Split, what: Mapping[str, Any], *, device: str = "auto"
+) -> tuple[list[dict[str, Any]], pl.DataFrame]:
+    """The numbers of each ask on validation and test users, and a frame (ask, on, user, metrics) of single users."""
+    names = run.catalogue["categories"] if "categories" in run.catalogue.columns else None
+    categories = None if names is None else ItemCategories.from_lists(names.to_list())
+    told, frames = [], []
+    for number, ask in enumerate(what["asks"]):
+        model = runs.load(run.path, set=ask["settings"], device=device) if ask["settings"] else run
+        numbers: dict[str, Any] = {"suffix": ask["suffix"], "on": {}}
+        for on, holdout in (("valid", split.valid), ("test", split.test)):
+            begun = time.perf_counter()
+            found = per_user(
+                asked(model),
+                holdout,
+                length=model.settings.training.length,
+                ks=what["ks"],
+                exclude_seen=ask["exclude_seen"],
+                categories=categories,
+            )
+            seconds, users = time.perf_counter() - begun, len(holdout)
+            metrics = {key: value for key, value in found.means().items() if value == value}
+            numbers["on"][on] = {"users": users, "users_per_second": users / seconds, "metrics": metrics}
+            kept = {key: found.values[key] for key in what["by_user"] if key in found.values}
+            place = {"ask": [number] * users, "on": [on] * users, "user": holdout.history.users}
+            schema = {"ask": pl.Int16, "on": pl.Categorical}
+            frames.append(pl.DataFrame(place | kept, schema_overrides=schema))
+        told.append(numbers)
+    return told, pl.concat(frames)
+
+
+class _Pace:
+    """Milliseconds of a training step without validation, and news of the steps for the one who waits."""
+
+    def __init__(self, total: int, tell: Tell | None) -> None:
+        self.total, self.tell = total, tell
+        self.steps, self.seconds = 0, 0.0
+        self.last: float | None = None
+
+    def __call__(self, moment: Moment) -> None:
+        now = time.perf_counter()
+        # The first step after a start or a validation is not timed from its beginning.
+        if self.last is not None and moment.record is None:
+            self.steps, self.seconds = self.steps + 1, self.seconds + now - self.last
+        self.last = now
+        if self.tell is not None:
+            self.tell(moment.step, self.total)
+
+    def milliseconds(self) -> float | None:
+        return 1000 * self.seconds / self.steps if self.steps else None
+
+
+def _peak(run: Run) -> float:
+    """MiB: of the device where the run computed on CUDA, else of this process."""
+    if torch.cuda.is_available() and next((p.is_cuda for p in run.model.parameters()), False):
+        return torch.cuda.max_memory_allocated() / 2**20
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used / (2**20 if sys.platform == "darwin" else 2**10)
