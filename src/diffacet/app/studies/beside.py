@@ -116,17 +116,14 @@ def _of_runs(
     tests = _tests(shown) or TESTS
     against = base or next(iter(groups))
     _check_base(against, list(groups))
-    asks = [{"suffix": "", "settings": {}, "exclude_seen": False}]
     check_names((*shown, *tests), "--metric", categories=all("categories" in run.catalogue.columns for run in found))
-    ks = sorted({int(name.partition("@")[2]) for name in (*shown, *tests)})
-    kept = sorted(name for name in {*shown, *tests} if name.partition("@")[0] in BY_USER)
+    names = dict.fromkeys((*shown, *tests))
+    what = work.wanted(names, (int(name.partition("@")[2]) for name in names))
     lines, count = [], 0
     for label, some in groups.items():
         trials = []
         for run in some:
-            numbers, users = work.measure(
-                run, run.split(data), {"asks": asks, "ks": ks, "by_user": kept}, device=device
-            )
+            numbers, users = work.measure(run, run.split(data), what, device=device)
             trials.append(Trial(work.describe(run, label=label) | {"asks": numbers}, users))
             count += 1
             if progress is not None:

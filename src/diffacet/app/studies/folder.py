@@ -20,7 +20,7 @@ from typing import Any
 from diffacet import files
 from diffacet.app.studies.plan import Cut, Job, Place, Plan, assemble
 from diffacet.app.studies.spec import Study, parse
-from diffacet.app.studies.work import RESULT, USERS, wanted
+from diffacet.app.studies.work import RESULT, USERS, wanted_of
 from diffacet.errors import BadRun
 
 FORMAT = 1
@@ -128,12 +128,13 @@ def finished(out: Path, plan: Plan, job: Job) -> bool:
         result = files.read_json(folder / RESULT)
     except (OSError, ValueError):
         return False
-    asked, done = json.loads(json.dumps(wanted(plan.study, job.variant.asks))), result.get("measured")
+    asked, done = json.loads(json.dumps(wanted_of(plan.study, job.variant.asks))), result.get("measured")
     return (
         isinstance(done, dict)
         and (folder / USERS).exists()
         and done["asks"] == asked["asks"]
         and all({*asked[key]} <= {*done[key]} for key in ("ks", "by_user"))
+        and asked["categories"] <= done["categories"]
     )
 
 

@@ -86,8 +86,10 @@ class Overview:
         for name, (begun, _) in self.running.items():
             expected = current.get(name, known.get(by_name[name].variant.label, usual))
             left += max(0.0, expected - (now - begun))
-        minutes = int(left / min(self.workers, max(len(waiting) + len(self.running), 1))) // 60 + 1
-        return "" if not waiting and not self.running else f"about {minutes // 60}:{minutes % 60:02d} h left"
+        if not waiting and not self.running:
+            return ""
+        minutes = int(left / min(self.workers, len(waiting) + len(self.running))) // 60 + 1
+        return f"about {minutes} min left" if minutes < 100 else f"about {minutes / 60:.1f} h left"
 
     def _say(self, what: str) -> None:
         self.console.print(what, highlight=False, markup=False, soft_wrap=True)

@@ -10,7 +10,7 @@ The last is written last, so that a run with it is finished.
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from diffacet import files
 from diffacet.app import runs
 from diffacet.app.compare import asked
 from diffacet.app.runs import Run
-from diffacet.app.studies.plan import BY_USER, Job
+from diffacet.app.studies.plan import BY_USER, OF_CATEGORIES, Job
 from diffacet.app.studies.spec import Ask, Study
 from diffacet.data.splits import Split
 from diffacet.learn.fit import Moment
@@ -33,11 +33,28 @@ RUN, USERS, RESULT = "run", "users.parquet", "result.json"
 Tell = Callable[[int, int], None]
 
 
-def wanted(study: Study, asks: Sequence[Ask]) -> dict[str, Any]:
-    """What of a run is measured, as result.json says it: asks, ks, and the metrics kept user by user."""
-    names = {key for key in (*study.metrics, *study.tests) if key.partition("@")[0] in BY_USER}
+def wanted(names: Iterable[str], ks: Iterable[int], asks: Sequence[Ask] = (Ask(),)) -> dict[str, Any]:
+    """What of a run is measured, as result.json says it.
+
+    Args:
+        names: metrics that are shown or tested, `name@k`.
+        ks: list lengths.
+        asks: ways of asking.
+
+    Returns:
+        asks; ks; by_user, the metrics kept user by user; categories, whether any metric needs them, since these
+        take longer than all others together.
+    """
     told = [{"suffix": a.suffix, "settings": dict(a.settings), "exclude_seen": a.exclude_seen} for a in asks]
-    return {"asks": told, "ks": sorted(study.ks), "by_user": sorted(names)}
+    kinds = {key: key.partition("@")[0] for key in names}
+    kept = sorted(key for key, name in kinds.items() if name in BY_USER)
+    categories = any(name in OF_CATEGORIES for name in kinds.values())
+    return {"asks": told, "ks": sorted({*ks}), "by_user": kept, "categories": categories}
+
+
+def wanted_of(study: Study, asks: Sequence[Ask]) -> dict[str, Any]:
+    """`wanted` for a row of a study that is asked in these ways."""
+    return wanted((*study.metrics, *study.tests), study.ks, asks)
 
 
 def perform(job: Job, study: Study, folder: Path, *, device: str = "auto", tell: Tell | None = None) -> None:
@@ -66,9 +83,9 @@ def perform(job: Job, study: Study, folder: Path, *, device: str = "auto", tell:
         watch=pace,
     )
     trained = time.perf_counter() - begun
-    measured, users = measure(run, run.split(job.place.path), wanted(study, row.asks), device=device)
+    measured, users = measure(run, run.split(job.place.path), wanted_of(study, row.asks), device=device)
     result = describe(run, label=row.label, ms_per_step=pace.milliseconds())
-    result |= {"job": job.name, "set": dict(row.set), "measured": wanted(study, row.asks), "asks": measured}
+    result |= {"job": job.name, "set": dict(row.set), "measured": wanted_of(study, row.asks), "asks": measured}
     result |= {"wall_seconds": time.perf_counter() - begun, "fit_seconds": trained, "peak_mb": _peak(run)}
     files.write_file(folder / USERS, lambda path: users.write_parquet(path, compression="zstd"))
     files.write_json(folder / RESULT, result)
@@ -102,8 +119,7 @@ def measure(
     run: Run, split: Split, what: Mapping[str, Any], *, device: str = "auto"
 ) -> tuple[list[dict[str, Any]], pl.DataFrame]:
     """The numbers of each ask on validation and test users, and a frame (ask, on, user, metrics) of single users."""
-    names = run.catalogue["categories"] if "categories" in run.catalogue.columns else None
-    categories = None if names is None else ItemCategories.from_lists(names.to_list())
+    categories = ItemCategories.from_lists(run.catalogue["categories"].to_list()) if what["categories"] else None
     told, frames = [], []
     for number, ask in enumerate(what["asks"]):
         model = runs.load(run.path, set=ask["settings"], device=device) if ask["settings"] else run
