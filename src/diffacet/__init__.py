@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from diffacet.app.importing import import_log
     from diffacet.app.report import build as build_report
     from diffacet.app.runs import Run, load, train
+    from diffacet.app.search import tune
     from diffacet.core.contract import Card, Preset, Training
     from diffacet.data.interactions import Interactions
     from diffacet.data.readers import read_log
@@ -48,6 +49,7 @@ _HOME = {
     "open_data": "data.store:open",
     "read_log": "data.readers",
     "train": "app.runs",
+    "tune": "app.search",
     "write_data": "data.store:write",
 }
 
@@ -78,6 +80,7 @@ __all__ = [
     "open_data",
     "read_log",
     "train",
+    "tune",
     "write_data",
 ]
 

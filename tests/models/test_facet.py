@@ -216,6 +216,15 @@ def test_calibrated_repeats_get_their_share_of_the_posterior(steps):
         assert torch.allclose(shift, shift[:1].expand(len(own)), atol=1e-12)
 
 
+def test_a_history_of_the_whole_catalogue_is_ranked_as_without_calibration():
+    log = flat([[1, 2, 3], [3, 1]])
+    for kind in ("free", "calibrated"):
+        torch.manual_seed(0)
+        scores = Facet(config(repeats=kind), Facts(3, L, *log)).eval().scores(histories([[2, 3, 1]]))
+        assert scores[0, 1:].isfinite().all()
+        assert top_k_scores(scores.detach(), 3).items[0].tolist() == scores[0].argsort(descending=True)[:3].tolist()
+
+
 def test_unrefined_answers_are_not_calibrated():
     with torch.no_grad():
         answers = [build(refine_steps=0, repeats=kind).scores(histories()) for kind in ("free", "calibrated")]

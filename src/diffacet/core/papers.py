@@ -15,9 +15,10 @@ class Paper:
 
     def bibtex(self) -> str:
         """The BibTeX entry."""
+        kind, place = ("misc", "howpublished") if self.venue == "software" else ("inproceedings", "booktitle")
         return (
-            f"@inproceedings{{{self.key},\n  author = {{{self.authors}}},\n  title = {{{self.title}}},\n"
-            f"  booktitle = {{{self.venue}}},\n  year = {{{self.year}}}\n}}"
+            f"@{kind}{{{self.key},\n  author = {{{self.authors}}},\n  title = {{{self.title}}},\n"
+            f"  {place} = {{{self.venue}}},\n  year = {{{self.year}}}\n}}"
         )
 
     def __str__(self) -> str:

@@ -155,7 +155,8 @@ class Facet(nn.Module):
         inside = logs.masked_fill(~own, float("-inf")).logsumexp(-1, keepdim=True)  # (B, 1)
         outside = logs.masked_fill(own, float("-inf")).logsumexp(-1, keepdim=True)
         shift = torch.logit(self.repeat_rate) + outside - inside
-        return torch.where(own, scores + shift, scores)
+        # Of a history that holds the whole catalogue everything is a repeat: there is nothing to shift against.
+        return torch.where(own & outside.isfinite(), scores + shift, scores)
 
     def log_prior(self, history: Histories) -> Tensor:
         """(B, N + 1): omega ln(share of the history's co-occurrence + floor); -inf at padding."""

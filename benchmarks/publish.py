@@ -1,0 +1,63 @@
+"""Take a study's output into the repository: its tables and pictures to results/, its best rows to README.
+
+    python benchmarks/publish.py dmi-table2 OUT
+
+OUT is the folder that `diffacet study` filled. README gets one line a row between `<!-- NAME DATA -->` and
+`<!-- /NAME DATA -->`, in the study's order; `diffacet compare OUT` shows everything again.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import polars as pl
+
+HERE = Path(__file__).parent
+SHOWN = ("recall@20", "hit_rate@20", "recall@50", "hit_rate@50", "ndcg@50")
+
+
+def brief(results: pl.DataFrame, name: str, data: str) -> str:
+    """Mean ± sample deviation over the runs of each row, as a Markdown table."""
+    some = results.filter((pl.col("data") == data) & (pl.col("on") == "test") & pl.col("metric").is_in(SHOWN))
+    lines = ["| | runs | " + " | ".join(SHOWN) + " |", "|" + "---|" * (len(SHOWN) + 2)]
+    for label in some["label"].unique(maintain_order=True):
+        row = some.filter(pl.col("label") == label)
+        cells = []
+        for metric in SHOWN:
+            values = row.filter(pl.col("metric") == metric)["value"]
+            spread = f" ± {values.std():.4f}" if len(values) > 1 else ""
+            cells.append(f"{values.mean():.4f}{spread}")
+        lines.append(f"| {label} | {len(values)} | " + " | ".join(cells) + " |")
+    told = f"[results/{name}](benchmarks/results/{name}/table.md)"
+    return "\n".join([*lines, "", f"Test users; command, commit, seeds, machine, intervals and paired tests: {told}."])
+
+
+def into_readme(name: str, data: str, text: str) -> None:
+    """Put `text` between the markers in README.md, if it has them."""
+    path = HERE.parent / "README.md"
+    whole, start, end = path.read_text(), f"<!-- {name} {data} -->", f"<!-- /{name} {data} -->"
+    if start in whole and end in whole:
+        path.write_text(f"{whole.split(start)[0]}{start}\n{text}\n{end}{whole.split(end)[1]}")
+
+
+def main() -> None:
+    """Copy, and fill in."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="what the study is called")
+    parser.add_argument("out", type=Path, help="the folder that the study filled")
+    arguments = parser.parse_args()
+    target = HERE / "results" / arguments.name
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    shutil.copy(arguments.out / "table.md", target)
+    shutil.copy(arguments.out / "results.csv", target)
+    if (arguments.out / "pictures").exists():
+        shutil.copytree(arguments.out / "pictures", target / "pictures")
+    results = pl.read_csv(arguments.out / "results.csv")
+    for data in results["data"].unique(maintain_order=True):
+        into_readme(arguments.name, data, brief(results, arguments.name, data))
+    print(f"wrote {target}")
+
+
+if __name__ == "__main__":
+    main()
