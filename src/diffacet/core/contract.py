@@ -47,6 +47,15 @@ class Search:
 IntArray = NDArray[np.int64]
 
 
+Dropout = Annotated[float, Field(ge=0, lt=1, description="dropout on the history's embeddings"), Search(0.0, 0.5)]
+"""A setting that most models have."""
+
+ItemDropout = Annotated[
+    float, Field(ge=0, lt=1, description="share of the history left out in training"), Search(0.0, 0.5)
+]
+"""A setting that most models have; see `interests.thin`."""
+
+
 @runtime_checkable
 class Trained(Protocol):
     """A model with parameters to learn."""

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from diffacet.core import objectives, protocols
 from diffacet.core.batch import Histories, SequenceBatch
-from diffacet.core.contract import STRICT, Card, Facts, Preset, Search
+from diffacet.core.contract import STRICT, Card, Dropout, Facts, ItemDropout, Preset
 from diffacet.core.interests import SelfAttentive, select, thin
 from diffacet.core.layers import ItemTable
 from diffacet.core.papers import COMIREC
@@ -25,12 +25,8 @@ class ComiRecSAConfig:
 
     dim: Annotated[int, Field(ge=1, title="d", description="width of embeddings and interests")] = 64
     interests: Annotated[int, Field(ge=1, title="K", description="interests per user")] = 4
-    dropout: Annotated[
-        float, Field(ge=0, lt=1, description="dropout on the history's embeddings"), Search(0.0, 0.5)
-    ] = 0.0
-    item_dropout: Annotated[
-        float, Field(ge=0, lt=1, description="share of the history left out in training"), Search(0.0, 0.5)
-    ] = 0.0
+    dropout: Dropout = 0.0
+    item_dropout: ItemDropout = 0.0
 
 
 class ComiRecSA(nn.Module):

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from diffacet.core import objectives, protocols
 from diffacet.core.batch import Histories, SequenceBatch
-from diffacet.core.contract import STRICT, Card, Facts, Preset, Search
+from diffacet.core.contract import STRICT, Card, Dropout, Facts, ItemDropout, Preset, Search
 from diffacet.core.interests import DynamicRouting, Routing, select, thin
 from diffacet.core.layers import ItemTable
 from diffacet.core.papers import COMIREC
@@ -30,12 +30,8 @@ class ComiRecDRConfig:
         Routing, Field(description="routing weights sum to 1 over these (ComiRec's code: capsules, REMI's: positions)")
     ] = "capsules"
     iterations: Annotated[int, Field(ge=1, description="routing passes"), Search(1, 4)] = 3
-    dropout: Annotated[
-        float, Field(ge=0, lt=1, description="dropout on the history's embeddings"), Search(0.0, 0.5)
-    ] = 0.0
-    item_dropout: Annotated[
-        float, Field(ge=0, lt=1, description="share of the history left out in training"), Search(0.0, 0.5)
-    ] = 0.0
+    dropout: Dropout = 0.0
+    item_dropout: ItemDropout = 0.0
 
 
 class ComiRecDR(nn.Module):

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from diffacet.core import diffusion, objectives, protocols
 from diffacet.core.batch import Histories, SequenceBatch
-from diffacet.core.contract import INFERENCE, STRICT, Card, Facts, Preset, Search
+from diffacet.core.contract import INFERENCE, STRICT, Card, Dropout, Facts, ItemDropout, Preset, Search
 from diffacet.core.denoisers import CrossAttention, StepMLP
 from diffacet.core.interests import STAR_HEADS, Base, extract, extract_to_train, extractor, prune, select, thin
 from diffacet.core.layers import ItemTable
@@ -66,12 +66,8 @@ class DMIConfig:
         "learned"
     )
     denoiser_dropout: Annotated[float, Field(ge=0, lt=1, description="dropout inside the denoiser")] = 0.0
-    dropout: Annotated[
-        float, Field(ge=0, lt=1, description="dropout on the history's embeddings"), Search(0.0, 0.5)
-    ] = 0.0
-    item_dropout: Annotated[
-        float, Field(ge=0, lt=1, description="share of the history left out in training"), Search(0.0, 0.5)
-    ] = 0.0
+    dropout: Dropout = 0.0
+    item_dropout: ItemDropout = 0.0
     hardness: Annotated[
         float,
         Field(ge=0, title="β", description="hardness of the negatives, base remi"),

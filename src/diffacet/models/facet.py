@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from diffacet.core import diffusion, objectives, protocols
 from diffacet.core.batch import Histories, PositionBatch
-from diffacet.core.contract import INFERENCE, STRICT, Card, Facts, Preset, Search, Training
+from diffacet.core.contract import INFERENCE, STRICT, Card, Facts, ItemDropout, Preset, Search, Training
 from diffacet.core.cooccurrence import CoOccurrence
 from diffacet.core.denoisers import catalogue_mean
 from diffacet.core.interests import SelfAttentive, select, thin
@@ -44,9 +44,7 @@ class FacetConfig:
         Field(ge=0, title="λ_c", description="weight of the penalty on attention that gathers on few items"),
         Search(0.1, 10.0, log=True),
     ] = 1.0
-    item_dropout: Annotated[
-        float, Field(ge=0, lt=1, description="share of the history left out in training"), Search(0.0, 0.5)
-    ] = 0.2
+    item_dropout: ItemDropout = 0.2
     window: Annotated[
         int | None, Field(ge=1, title="w", description="greatest distance of co-occurring items; none: any")
     ] = None

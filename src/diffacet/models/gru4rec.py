@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from diffacet.core import objectives, protocols
 from diffacet.core.batch import Histories, SequenceBatch
-from diffacet.core.contract import STRICT, Card, Facts, Preset, Search
+from diffacet.core.contract import STRICT, Card, Dropout, Facts, ItemDropout, Preset, Search
 from diffacet.core.interests import thin
 from diffacet.core.layers import ItemTable
 from diffacet.core.papers import GRU4REC
@@ -40,12 +40,8 @@ class GRU4RecConfig:
         Field(description="initial item vectors: deviation sqrt(2 / (N + 1 + d)), or sqrt(2 / d) as in other models"),
         Search(choices=("xavier", "kaiming")),
     ] = "xavier"
-    dropout: Annotated[
-        float, Field(ge=0, lt=1, description="dropout on the history's embeddings"), Search(0.0, 0.5)
-    ] = 0.2
-    item_dropout: Annotated[
-        float, Field(ge=0, lt=1, description="share of the history left out in training"), Search(0.0, 0.5)
-    ] = 0.0
+    dropout: Dropout = 0.2
+    item_dropout: ItemDropout = 0.0
 
 
 class GRU4Rec(nn.Module):

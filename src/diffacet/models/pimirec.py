@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from diffacet.core import objectives, protocols
 from diffacet.core.batch import Histories, SequenceBatch
-from diffacet.core.contract import STRICT, Card, Facts, Preset, Search
+from diffacet.core.contract import STRICT, Card, Dropout, Facts, ItemDropout, Preset, Search
 from diffacet.core.interests import StarGraph, select, thin
 from diffacet.core.layers import ItemTable
 from diffacet.core.papers import PIMIREC as PAPER
@@ -43,12 +43,8 @@ class PIMIRecConfig:
     graph_dropout: Annotated[
         float, Field(ge=0, lt=1, description="dropout on the attention of the star graph"), Search(0.0, 0.5)
     ] = 0.1
-    dropout: Annotated[
-        float, Field(ge=0, lt=1, description="dropout on the history's embeddings"), Search(0.0, 0.5)
-    ] = 0.0
-    item_dropout: Annotated[
-        float, Field(ge=0, lt=1, description="share of the history left out in training"), Search(0.0, 0.5)
-    ] = 0.0
+    dropout: Dropout = 0.0
+    item_dropout: ItemDropout = 0.0
 
     def __post_init__(self) -> None:
         """A check that involves two settings; raises BadSetting."""

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from diffacet.core import objectives, protocols
 from diffacet.core.batch import Histories, SequenceBatch
-from diffacet.core.contract import STRICT, Card, Facts, Preset, Search
+from diffacet.core.contract import STRICT, Card, Dropout, Facts, ItemDropout, Preset, Search
 from diffacet.core.interests import ReAttentive, select, thin
 from diffacet.core.layers import ItemTable
 from diffacet.core.papers import RE4 as PAPER
@@ -44,12 +44,8 @@ class Re4Config:
     temperature: Annotated[
         float, Field(gt=0, title="τ", description="temperature of the contrast"), Search(0.01, 0.5, log=True)
     ] = 0.02
-    dropout: Annotated[
-        float, Field(ge=0, lt=1, description="dropout on the history's embeddings"), Search(0.0, 0.5)
-    ] = 0.0
-    item_dropout: Annotated[
-        float, Field(ge=0, lt=1, description="share of the history left out in training"), Search(0.0, 0.5)
-    ] = 0.0
+    dropout: Dropout = 0.0
+    item_dropout: ItemDropout = 0.0
 
 
 class Re4(nn.Module):

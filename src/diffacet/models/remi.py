@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from diffacet.core import objectives, protocols
 from diffacet.core.batch import Histories, SequenceBatch
-from diffacet.core.contract import STRICT, Card, Facts, Preset, Search
+from diffacet.core.contract import STRICT, Card, Dropout, Facts, ItemDropout, Preset, Search
 from diffacet.core.interests import SelfAttentive, select, thin
 from diffacet.core.layers import ItemTable
 from diffacet.core.papers import REMI as PAPER
@@ -36,12 +36,8 @@ class REMIConfig:
         Field(ge=0, title="λ_RR", description="weight of the routing loss"),
         Search(1.0, 1000.0, log=True),
     ] = 100.0
-    dropout: Annotated[
-        float, Field(ge=0, lt=1, description="dropout on the history's embeddings"), Search(0.0, 0.5)
-    ] = 0.0
-    item_dropout: Annotated[
-        float, Field(ge=0, lt=1, description="share of the history left out in training"), Search(0.0, 0.5)
-    ] = 0.0
+    dropout: Dropout = 0.0
+    item_dropout: ItemDropout = 0.0
 
 
 class REMI(nn.Module):

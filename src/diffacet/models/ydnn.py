@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from diffacet.core import objectives, protocols
 from diffacet.core.batch import Histories, SequenceBatch
-from diffacet.core.contract import STRICT, Card, Facts, Preset, Search
+from diffacet.core.contract import STRICT, Card, Dropout, Facts, ItemDropout, Preset
 from diffacet.core.interests import thin
 from diffacet.core.layers import ItemTable, kaiming
 from diffacet.core.papers import YOUTUBE_DNN
@@ -29,12 +29,8 @@ class YDNNConfig:
     hidden: Annotated[
         tuple[Annotated[int, Field(ge=1)], ...], Field(description="widths of ReLU layers; none: one linear layer")
     ] = ()
-    dropout: Annotated[
-        float, Field(ge=0, lt=1, description="dropout on the history's embeddings"), Search(0.0, 0.5)
-    ] = 0.0
-    item_dropout: Annotated[
-        float, Field(ge=0, lt=1, description="share of the history left out in training"), Search(0.0, 0.5)
-    ] = 0.0
+    dropout: Dropout = 0.0
+    item_dropout: ItemDropout = 0.0
 
 
 class YDNN(nn.Module):
