@@ -117,6 +117,8 @@ def test_version(call):
         (["evaluate", "{dmi}", "--memory", "0"], "--memory"),
         (["evaluate", "{dmi}", "--refine-steps", "99"], "refine_steps"),
         (["evaluate", "{pop}", "--refine-steps", "1"], "refine_steps"),
+        (["evaluate", "{dmi}", "--set", "gamma=0.1"], "is fixed when dmi is trained"),
+        (["recommend", "{dmi}", "--history", "1", "--set", "strt=mean"], "did you mean 'start'?"),
         (["evaluate", "{dmi}", "--data", "{shop}"], "interactions.parquet"),
         (["recommend", "{dmi}", "--history", ""], "--history is empty"),
         (["recommend", "{dmi}", "--history", "x,y"], "in the catalogue"),
@@ -222,10 +224,11 @@ def test_evaluate_takes_refinement_steps_and_moved_data(shop, call, tmp_path):
     shutil.copytree(shop / "data", moved)
     metrics = [
         json.loads(call("evaluate", shop / "dmi", "--json", "--data", moved, *words)[1])["metrics"]
-        for words in ([], ["--refine-steps", 0], [])
+        for words in ([], ["--refine-steps", 0], ["--set", "refine_steps=0"], [])
     ]
     assert metrics[0] != metrics[1]
-    assert metrics[0] == metrics[2]
+    assert metrics[1] == metrics[2]
+    assert metrics[0] == metrics[3]
 
 
 def test_other_data_are_refused(shop, call, refused, tmp_path):

@@ -51,6 +51,10 @@ PresetName = Annotated[
     Option(metavar="NAME|FILE", help="paper: as published; best: the strongest known; or a file of 'diffacet tune'."),
 ]
 Set = Annotated[list[str] | None, Option("--set", metavar="key=value", help="Change a setting; may be repeated.")]
+Asked = Annotated[
+    list[str] | None,
+    Option("--set", metavar="key=value", help="Change an inference setting of the run; may be repeated."),
+]
 SplitName = Annotated[str, Option(metavar="by-user|leave-last|by-time", help="The protocol.")]
 Seed = Annotated[int, Option(metavar="N", help="Of initial weights, batches, negatives and noise.")]
 SplitSeed = Annotated[int, Option(metavar="N", help="Of the shuffle of users; 1230 is the published one.")]

@@ -75,6 +75,7 @@ def train(
         "diffacet evaluate runs/dmi",
         "diffacet evaluate runs/dmi --k 10 --k 100 --json",
         "diffacet evaluate runs/dmi --refine-steps 0        # the same model without refinement",
+        "diffacet evaluate runs/facet --on valid --set prior_weight=2",
     ),
 )
 def evaluate(
@@ -82,6 +83,7 @@ def evaluate(
     on: o.On = "test",
     k: o.Ks = None,
     refine_steps: o.RefineSteps = None,
+    set_: o.Asked = None,
     exclude_seen: o.ExcludeSeen = False,
     data: o.MovedData = None,
     memory: o.Memory = 256,
@@ -91,7 +93,7 @@ def evaluate(
     """Run to metrics."""
     from diffacet.app import progress, runs, show
 
-    loaded = runs.load(run, set={} if refine_steps is None else {"refine_steps": refine_steps}, device=device)
+    loaded = runs.load(run, set=_asked(refine_steps, set_), device=device)
     with progress.counting(console_of(stderr=True), "users") as bar:
         ks, budget = tuple(k or (20, 50)), memory * 2**20
         result = loaded.evaluate(on, ks, exclude_seen=exclude_seen, data=data, budget=budget, progress=bar)
@@ -117,6 +119,7 @@ def recommend(
     include_seen: o.IncludeSeen = False,
     index: o.IndexKind = "exact",
     refine_steps: o.RefineSteps = None,
+    set_: o.Asked = None,
     device: o.Device = "auto",
     as_json: o.Json = False,
 ) -> None:
@@ -126,9 +129,7 @@ def recommend(
     ids = [part.strip() for part in history.split(",") if part.strip()]
     if not ids:
         raise BadSetting("--history is empty; give item ids of the log, oldest first: --history 12,7,99")
-    recommender = runs.load(
-        run, set={} if refine_steps is None else {"refine_steps": refine_steps}, device=device
-    ).recommender(index)
+    recommender = runs.load(run, set=_asked(refine_steps, set_), device=device).recommender(index)
     found = recommender.recommend(ids, k, exclude_seen=not include_seen, diversity=diversity)
     if found.unknown:
         typer.echo(f"diffacet: not in the catalogue, passed over: {', '.join(map(str, found.unknown))}", err=True)
@@ -154,3 +155,8 @@ def demo(
     from diffacet.app import demo as job
 
     job.run(out, data=data, seeds=seeds, quick=quick, console=console_of())
+
+
+def _asked(refine_steps: int | None, changes: list[str] | None) -> list[str]:
+    """The inference settings that a command changes, as `key=value`."""
+    return [*(changes or []), *([] if refine_steps is None else [f"refine_steps={refine_steps}"])]
