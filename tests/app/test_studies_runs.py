@@ -158,6 +158,18 @@ def test_a_finished_study_is_not_repeated_and_rows_may_be_added(data, out):
     assert (out / "table.md").read_text().startswith("# Longer")
 
 
+def test_collecting_runs_nothing_and_says_what_is_missing(data, out, tmp_path):
+    before = written(out)
+    told = copy.deepcopy(STUDY)
+    told["row"].append({"label": "Pop later", "model": "pop"})
+    outcome = conduct.conduct(planned(data, row=told["row"]), out, resume=True, collect=True)
+    assert {path: time for path, time in written(out).items() if path in before} == before
+    assert not list((out / "runs").rglob("pop-later*"))
+    assert any("missing" in line for line in outcome.page.lead)
+    with pytest.raises(BadRun, match="nothing to collect"):
+        conduct.conduct(planned(data), tmp_path / "none", resume=True, collect=True)
+
+
 def test_what_is_asked_of_a_run_may_change_without_training(data, out, tmp_path):
     weights = out / "runs/shop/dmi-k-1-s0/run/best.safetensors"
     before = weights.stat().st_mtime_ns

@@ -100,6 +100,7 @@ OnlySeeds = Annotated[str | None, Option("--seeds", metavar="N[,N...]", help="Th
 OnlyRows = Annotated[list[str] | None, Option("--only", metavar="LABEL", help="This row only; may be repeated.")]
 OnlyData = Annotated[list[str] | None, Option(metavar="NAME", help="This data set only; may be repeated.")]
 ListStudies = Annotated[bool, Option("--list", help="List the studies that are shipped.")]
+Collect = Annotated[bool, Option("--collect", help="Run nothing: write the tables of the runs that are finished.")]
 DryRun = Annotated[bool, Option("--dry-run", help="Check everything and list the runs, but run nothing.")]
 
 RunsOrStudy = Annotated[

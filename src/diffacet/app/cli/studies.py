@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         "diffacet study --list",
         "diffacet study dmi-table5 --data data --out studies/table5",
         "diffacet study mine.toml --data data/mine --out studies/mine --workers 2 --resume",
+        "diffacet study mine.toml --data data/mine --out studies/mine --collect     # the tables so far",
         "diffacet study dmi-table2 --data data --dry-run",
         "diffacet study dmi-table2 --data data --out studies/try --seeds 0,1 --on-data beauty --set max_steps=400",
     ),
@@ -37,6 +38,7 @@ def study(
     set_: o.Set = None,
     device: o.Device = "auto",
     list_: o.ListStudies = False,
+    collect: o.Collect = False,
     dry_run: o.DryRun = False,
 ) -> None:
     """Study file to tables."""
@@ -59,7 +61,13 @@ def study(
     if out is None:
         raise BadSetting("missing --out DIR, the folder of the study; --dry-run needs none")
     outcome = conduct.conduct(
-        planned, out, resume=resume, workers=workers, device=device, console=console_of(stderr=True)
+        planned,
+        out,
+        resume=resume or collect,
+        collect=collect,
+        workers=workers,
+        device=device,
+        console=console_of(stderr=True),
     )
     _told(outcome)
     if outcome.page is not None:

@@ -38,6 +38,7 @@ def conduct(
     out: Path,
     *,
     resume: bool = False,
+    collect: bool = False,
     workers: int | None = None,
     device: str = "auto",
     console: Console | None = None,
@@ -48,6 +49,7 @@ def conduct(
         plan: of `plan.make`.
         out: the study's folder; new, or with `resume` one of the same study.
         resume: go on with the study in `out`.
+        collect: with `resume`, run nothing and write the output of what is finished.
         workers: runs at a time; None: as many as there are CUDA devices, else cores.
         device: "auto", "cpu" or "cuda".
         console: where progress goes; None: nowhere.
@@ -59,10 +61,12 @@ def conduct(
     say = Console(quiet=True) if console is None else console
     if workers is not None and workers < 1:
         raise BadSetting(f"--workers is 1 or more; got {workers}")
+    if collect and not out.exists():
+        raise BadRun(f"{out} is not there, so there is nothing to collect; without --collect the study is run")
     folder.check(plan, out, resume=resume)
     with folder.held(out / folder.LOCK, str(out)):
         folder.prepare(plan, out)
-        jobs = folder.unfinished(out, plan)
+        jobs = [] if collect else folder.unfinished(out, plan)
         count = workers or farm.default_workers(device)
         failures: list[farm.Failure] = []
         if jobs:
