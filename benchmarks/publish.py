@@ -12,14 +12,25 @@ from pathlib import Path
 
 import polars as pl
 
+from diffacet.app.studies import spec
+
 HERE = Path(__file__).parent
 SHOWN = ("recall@20", "hit_rate@20", "recall@50", "hit_rate@50", "ndcg@50")
+PUBLISHED = ("recall@50", "hit_rate@50")
 
 
-def brief(results: pl.DataFrame, name: str, data: str) -> str:
+def provenance(table: str, data: str) -> str:
+    """The line of a data set's section that says how its figures were made."""
+    section = table.split(f"\n## {data}\n")[1]
+    return next(line for line in section.splitlines() if line.startswith("Command: "))
+
+
+def brief(results: pl.DataFrame, table: str, name: str, data: str) -> str:
     """Mean ± sample deviation over the runs of each row, as a Markdown table."""
     some = results.filter((pl.col("data") == data) & (pl.col("on") == "test") & pl.col("metric").is_in(SHOWN))
-    lines = ["| | runs | " + " | ".join(SHOWN) + " |", "|" + "---|" * (len(SHOWN) + 2)]
+    printed = {row.label: row.published for row in spec.variants(spec.read(name), data)}
+    heads = [*SHOWN, f"published {', '.join(PUBLISHED)}"]
+    lines = ["| | runs | " + " | ".join(heads) + " |", "|" + "---|" * (len(heads) + 2)]
     for label in some["label"].unique(maintain_order=True):
         row = some.filter(pl.col("label") == label)
         cells = []
@@ -27,9 +38,11 @@ def brief(results: pl.DataFrame, name: str, data: str) -> str:
             values = row.filter(pl.col("metric") == metric)["value"]
             spread = f" ± {values.std():.4f}" if len(values) > 1 else ""
             cells.append(f"{values.mean():.4f}{spread}")
+        told = printed.get(label, {})
+        cells.append(", ".join(f"{told[metric]:.4f}" for metric in PUBLISHED if metric in told))
         lines.append(f"| {label} | {len(values)} | " + " | ".join(cells) + " |")
-    told = f"[results/{name}](benchmarks/results/{name}/table.md)"
-    return "\n".join([*lines, "", f"Test users; command, commit, seeds, machine, intervals and paired tests: {told}."])
+    more = f"Test users. Validation, intervals, paired tests, costs: [{name}](benchmarks/results/{name}/table.md)."
+    return "\n".join([*lines, "", f"{more} {provenance(table, data)}"])
 
 
 def into_readme(name: str, data: str, text: str) -> None:
@@ -53,9 +66,10 @@ def main() -> None:
     shutil.copy(arguments.out / "results.csv", target)
     if (arguments.out / "pictures").exists():
         shutil.copytree(arguments.out / "pictures", target / "pictures")
+    table = (target / "table.md").read_text()
     results = pl.read_csv(arguments.out / "results.csv")
     for data in results["data"].unique(maintain_order=True):
-        into_readme(arguments.name, data, brief(results, arguments.name, data))
+        into_readme(arguments.name, data, brief(results, table, arguments.name, data))
     print(f"wrote {target}")
 
 
