@@ -256,14 +256,24 @@ def load(
 
 def read_about(path: Path) -> dict[str, Any]:
     """run.json of a run directory; raises BadRun when it is none."""
+    none = f"{path} is no run directory: it holds no {ABOUT}; 'diffacet train' makes one"
+    return read_told(path, ABOUT, FORMAT, none, "restore it from a copy, or train again")
+
+
+def read_told(path: Path, name: str, version: int, none: str, mend: str) -> dict[str, Any]:
+    """The JSON file `name` that tells what the directory `path` holds, in the format `version`.
+
+    Raises:
+        BadRun: saying `none` when there is no such file, and `mend` when it is damaged.
+    """
     try:
-        told = files.read_json(path / ABOUT)
+        told = files.read_json(path / name)
     except FileNotFoundError as error:
-        raise BadRun(f"{path} is no run directory: it holds no {ABOUT}; 'diffacet train' makes one") from error
+        raise BadRun(none) from error
     except (OSError, ValueError) as error:
-        raise BadRun(f"{path / ABOUT} is damaged ({error}); restore it from a copy, or train again") from error
-    if told.get("format") != FORMAT:
-        raise BadRun(f"{path} has format {told.get('format')!r}; this version reads {FORMAT}")
+        raise BadRun(f"{path / name} is damaged ({error}); {mend}") from error
+    if told.get("format") != version:
+        raise BadRun(f"{path} has format {told.get('format')!r}; this version reads {version}")
     return told
 
 

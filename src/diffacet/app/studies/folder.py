@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from diffacet import files
+from diffacet.app import runs
 from diffacet.app.studies.plan import Cut, Job, Place, Plan, assemble
 from diffacet.app.studies.spec import Study, parse
 from diffacet.app.studies.work import RESULT, USERS, wanted_of
@@ -90,15 +91,8 @@ def _runs(plan: Plan) -> dict[str, Any]:
 
 def read_about(out: Path) -> dict[str, Any]:
     """study.json of a study's folder; raises BadRun when it is none."""
-    try:
-        about = files.read_json(out / ABOUT)
-    except FileNotFoundError as error:
-        raise BadRun(f"{out} is not the folder of a study: it holds no {ABOUT}") from error
-    except (OSError, ValueError) as error:
-        raise BadRun(f"{out / ABOUT} is damaged ({error}); restore it from a copy, or choose another --out") from error
-    if about.get("format") != FORMAT:
-        raise BadRun(f"{out} has format {about.get('format')!r}; this version reads {FORMAT}")
-    return about
+    none = f"{out} is not the folder of a study: it holds no {ABOUT}"
+    return runs.read_told(out, ABOUT, FORMAT, none, "restore it from a copy, or choose another --out")
 
 
 def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], out: Path) -> None:
