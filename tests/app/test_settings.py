@@ -136,7 +136,7 @@ def test_near_models_and_presets_are_suggested():
         ("anneal", ["0", "1"], ["-0.1", "1.1"]),
         ("batch_size", ["1"], ["0"]),
         ("max_steps", ["0", "10"], ["-1"]),
-        ("length", ["1"], ["0"]),
+        ("length", ["0", "1"], ["-1"]),
         ("negatives", ["0", "1"], ["-1"]),
         ("validate_every", ["1"], ["0"]),
         ("patience", ["0"], ["-1"]),

@@ -8,7 +8,19 @@ from hypothesis import strategies as st
 
 import reference
 from diffacet.core import diffusion
-from diffacet.core.diffusion import Schedule, ancestral, cosine, ddim, ddim_steps, linear_beta, sample, scaled_linear
+from diffacet.core.diffusion import (
+    Schedule,
+    ancestral,
+    binomial,
+    cosine,
+    ddim,
+    ddim_steps,
+    linear_beta,
+    noiseless,
+    sample,
+    scaled_linear,
+    with_first_beta,
+)
 from diffacet.errors import BadSetting
 from reference import normal
 
@@ -21,6 +33,8 @@ SCHEDULES = {
     "first-beta": scaled_linear(10, 1.0, 1e-4, 4e-3, first_beta=1e-5),
     "ddpm": linear_beta(50, 1.0, 1e-4, 0.02),
     "cosine": cosine(16),
+    "binomial": binomial(15),
+    "diffrec": scaled_linear(40, 0.005, 0.005, 0.01, first_beta=1e-5),
 }
 each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
 
@@ -468,3 +482,172 @@ def test_signal_to_noise():
     expected = (1 - 0.02) * (x0**2).mean() / 0.02
     assert torch.allclose(diffusion.signal_to_noise(x0, schedule), expected, rtol=1e-12)
     assert diffusion.signal_to_noise(x0.float(), schedule).dtype == torch.float32
+
+
+# --- what DiffRec asks of a schedule (its spec's properties 1-5 and 15) ----------------------------------------------
+
+
+@pytest.mark.parametrize("T", [1, 2, 5, 40])
+def test_binomial_is_the_fraction_of_the_steps_left(T):
+    schedule = binomial(T)
+    product = 1.0
+    for k in range(T):
+        beta = 1 / (T - k + 1)
+        product *= 1 - beta
+        assert math.isclose(schedule.beta[k + 1].item(), beta, rel_tol=1e-15)
+        assert math.isclose(schedule.alpha_bar[k + 1].item(), product, rel_tol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("settings", "levels"),
+    [
+        ((40, 0.005, 0.005, 0.01), {1: 1e-5, 2: 1.0641e-5, 40: 3.5e-5}),
+        ((5, 1e-4, 5e-4, 0.005), {1: 1e-5, 2: 1.01125e-5, 3: 1.0225e-5, 4: 1.03375e-5, 5: 1.045e-5}),
+        ((5, 0.5, 0.001, 0.01), {1: 1e-5, 2: 1.13555e-3, 3: 2.26110e-3, 4: 3.38665e-3, 5: 4.51221e-3}),
+    ],
+)
+def test_levels_of_the_released_settings_with_the_first_beta_fixed(settings, levels):
+    schedule = with_first_beta(scaled_linear(*settings), 1e-5)
+    for t, level in levels.items():
+        assert math.isclose(schedule.noise_level[t].item(), level, rel_tol=1e-4)
+    nominal = reference.scaled_linear_levels(*settings)
+    for t in range(1, settings[0] + 1):
+        shifted = 1 - (1 - 1e-5) * (1 - nominal[t - 1]) / (1 - nominal[0])
+        assert math.isclose(schedule.noise_level[t].item(), shifted, rel_tol=1e-9)
+
+
+def test_levels_of_the_released_latent_settings():
+    schedule = scaled_linear(40, 0.005, 0.005, 0.02)
+    for t, level in {1: 2.5e-5, 2: 2.69231e-5, 40: 1e-4}.items():
+        assert math.isclose(schedule.noise_level[t].item(), level, rel_tol=1e-5)
+
+
+@each_schedule
+def test_the_first_beta_of_any_schedule_can_be_fixed(schedule):
+    fixed = with_first_beta(schedule, 1e-5)
+    assert fixed.beta[1] == 1e-5
+    assert torch.equal(fixed.beta[2:], schedule.beta[2:])
+    signal = math.prod((1 - schedule.beta[2:]).tolist()) * (1 - 1e-5)
+    assert math.isclose(fixed.alpha_bar[-1].item(), signal, rel_tol=1e-12)
+    assert torch.equal(SCHEDULES["first-beta"].beta, with_first_beta(scaled_linear(10, 1.0, 1e-4, 4e-3), 1e-5).beta)
+
+
+@pytest.mark.parametrize(
+    ("kind", "plain"),
+    [
+        ("linear-var", scaled_linear(6, 0.5, 0.01, 0.2)),
+        ("linear", linear_beta(6, 0.5, 0.01, 0.2)),
+        ("cosine", cosine(6)),
+        ("binomial", binomial(6)),
+    ],
+)
+def test_schedules_have_diffrecs_names(kind, plain):
+    assert torch.equal(diffusion.named(kind, 6, 0.5, 0.01, 0.2).noise_level, plain.noise_level)
+    fixed = diffusion.named(kind, 6, 0.5, 0.01, 0.2, first_beta=1e-5)
+    assert torch.equal(fixed.noise_level, with_first_beta(plain, 1e-5).noise_level)
+    assert not diffusion.named(kind, 6, 0.0, 0.01, 0.2, first_beta=1e-5).noise_level.any()
+
+
+@each_schedule
+def test_noise_grows_and_signal_falls_at_every_step(schedule):
+    assert ((schedule.beta[1:] > 0) & (schedule.beta[1:] <= 1)).all()
+    assert (schedule.alpha_bar.diff() < 0).all()
+    assert (schedule.noise_level.diff() > 0).all()
+
+
+def test_drawn_noise_has_the_mean_and_the_variance_of_the_closed_form():
+    schedule, n, t = SCHEDULES["loud"], 20_000, 7
+    found = diffusion.forward_noise(
+        torch.full((n, 1), 0.6, dtype=torch.float64), steps_of(t, n), normal(n, 1, seed=4), schedule
+    )
+    level = schedule.noise_level[t].item()
+    assert abs(found.mean().item() - math.sqrt(1 - level) * 0.6) < 3 * math.sqrt(level / n)
+    assert abs(found.var().item() - level) < 3 * level * math.sqrt(2 / n)
+
+
+@each_schedule
+def test_a_perfect_network_walks_down_the_noiseless_path(schedule):
+    x0, met = normal(4, 6), {}
+
+    def perfect(x, t):
+        met[int(t[0])] = x
+        return x0
+
+    last = schedule.alpha_bar[-1].sqrt() * x0
+    assert torch.equal(ancestral(perfect, last, schedule), x0)
+    for t, x in met.items():
+        assert torch.allclose(x, schedule.alpha_bar[t].sqrt() * x0, rtol=1e-9, atol=0)
+
+
+@each_schedule
+def test_the_first_step_adds_no_noise(schedule):
+    start, noise = normal(3, 4), normal(schedule.steps, 3, 4, seed=1)
+    louder = torch.cat([noise[:1] * 1e6, noise[1:]])
+
+    def walk(noise):
+        return ancestral(lambda x, t: torch.tanh(x), start, schedule, noise=noise)
+
+    assert torch.equal(walk(noise), walk(louder))
+    if schedule.steps > 1:
+        assert not torch.equal(walk(noise), walk(noise * 1e6))
+
+
+@pytest.mark.parametrize("T", [1, 2, 7])
+def test_a_chain_without_noise_applies_the_network_step_by_step(T):
+    schedule, x0, noise = noiseless(T), normal(3, 4), normal(T, 3, 4, seed=1)
+    assert schedule.steps == T
+    t = torch.tensor([0, 1, T])
+    assert torch.equal(diffusion.forward_noise(x0, t, noise[0], schedule), x0)
+    of_xt, of_x0, variance = diffusion.posterior_tables(schedule)
+    assert torch.equal(of_xt[1:], torch.zeros(T).double())
+    assert torch.equal(of_x0[1:], torch.ones(T).double())
+    assert torch.equal(variance, torch.zeros(T + 1).double())
+
+    def denoise(x, t):
+        return torch.sin(2 * x) + 0.1 * t.reshape(-1, 1)
+
+    expected = x0
+    for step in range(T, 0, -1):
+        expected = denoise(expected, steps_of(step, 3))
+    for found in (
+        ancestral(denoise, x0, schedule),
+        ancestral(denoise, x0, schedule, noise=noise),
+        ddim(denoise, x0, schedule, T),
+        ddim(denoise, x0, schedule, T, eta=1.0, noise=noise),
+    ):
+        assert torch.equal(found, expected)
+    ends = steps_of(T, 3)
+    assert torch.equal(diffusion.eps_from_x0(x0, x0, ends, schedule), torch.zeros(3, 4).double())
+    assert torch.equal(diffusion.x0_from_eps(denoise, schedule)(x0, ends), x0)
+    assert with_first_beta(schedule, 1e-5) is schedule
+
+
+@pytest.mark.parametrize("make", [scaled_linear, linear_beta])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ((5, -0.1, 1e-3, 1e-2), r"the noise scale lies in \(0, inf\); got -0.1; set a positive scale"),
+        ((5, 0.0, 1e-3, 1e-2), r"the noise scale lies in .* `noiseless`"),
+        ((5, 1.0, 1e-2, 1e-3), r"lower bound 0.01 and upper bound 0.001 for 5 steps; keep the lower bound below"),
+        ((2, 1.0, 1e-2, 1e-2), "keep the lower bound below the upper"),
+        ((1, 1.0, 1e-2, 1e-3), "keep the lower bound below the upper"),
+    ],
+)
+def test_bounds_out_of_order_and_impossible_scales_are_named(make, settings, message):
+    with pytest.raises(BadSetting, match=message):
+        make(*settings)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: binomial(0),
+        lambda: noiseless(0),
+        lambda: with_first_beta(binomial(3), 0.0),
+        lambda: with_first_beta(noiseless(3), 2.0),
+        lambda: Schedule(torch.tensor([0.0, 0.1])),
+    ],
+)
+def test_impossible_chains_are_refused(make):
+    with pytest.raises(BadSetting, match=r"lies in|needs T"):
+        make()

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import reference
-from diffacet.core.contract import Training
+from diffacet.core.contract import Pace, Training
 from diffacet.core.layers import ItemTable
 from diffacet.learn import optim
 from diffacet.learn.optim import Optimizer, RowAdam
@@ -179,3 +179,64 @@ def test_row_adam_without_a_gradient_does_nothing():
     row.step()
     assert torch.equal(weight, before)
     assert row.step_count == 0
+
+
+# --- groups --------------------------------------------------------------------------------------------------------
+
+
+class Paced(nn.Module):
+    """Four scalars whose gradients are 1, moved as `told` says."""
+
+    def __init__(self, *told):
+        super().__init__()
+        self.told = told
+        for name in ("usual", "slow_a", "slow_b", "plain", "twice"):
+            setattr(self, name, nn.Parameter(torch.ones(1)))
+
+    def paces(self):
+        return self.told
+
+    def value(self):
+        return sum(parameter.sum() for parameter in self.parameters())
+
+
+def moved(model, steps=1, **changes):
+    optimizer = Optimizer(model, training(**changes))
+    for _ in range(steps):
+        optimizer.step(model.value(), LR)
+    return {name: parameter.item() - 1 for name, parameter in model.named_parameters()}, optimizer
+
+
+def test_groups_move_at_their_own_rates():
+    told = (Pace(("slow",), rate=0.5), Pace(("plain",), rate=2, optimizer="sgd"))
+    change, _ = moved(Paced(*told, Pace(("twice",), rate=3, optimizer="sgd", again=True)))
+    assert change["usual"] == pytest.approx(-LR, rel=1e-4)  # Adam's first step is lr
+    assert change["slow_a"] == change["slow_b"] == pytest.approx(-0.5 * LR, rel=1e-4)
+    assert change["plain"] == pytest.approx(-2 * LR)
+    assert change["twice"] == pytest.approx(-LR - 3 * LR, rel=1e-4)
+
+
+def test_weight_decay_is_decoupled_and_a_group_may_have_its_own():
+    told = (Pace(("slow",), weight_decay=0.0), Pace(("plain",), optimizer="sgd", weight_decay=0.5))
+    change, _ = moved(Paced(*told), weight_decay=0.1)
+    assert change["usual"] == pytest.approx(-LR - LR * 0.1, rel=1e-4)
+    assert change["slow_a"] == pytest.approx(-LR, rel=1e-4)
+    assert change["plain"] == pytest.approx(-LR * (1 + 0.5))
+
+
+def test_adamax_moves_by_the_largest_gradient():
+    change, _ = moved(Paced(), 3, optimizer="adamax")
+    assert change["usual"] == pytest.approx(-3 * LR, rel=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{}, {"weight_decay": 0.1}, {"optimizer": "adamax"}])
+def test_groups_go_on_from_their_state(changes):
+    told = (Pace(("slow",), rate=0.5), Pace(("plain",), rate=2, optimizer="sgd"))
+    whole, _ = moved(Paced(*told), 5, **changes)
+    broken = Paced(*told)
+    _, before = moved(broken, 3, **changes)
+    after = Optimizer(broken, training(**changes))
+    after.load(before.state())
+    for _ in range(2):
+        after.step(broken.value(), LR)
+    assert {name: parameter.item() - 1 for name, parameter in broken.named_parameters()} == whole

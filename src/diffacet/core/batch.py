@@ -118,3 +118,55 @@ class PositionBatch:
             None if self.hits is None else move(self.hits),
             self.step,
         )
+
+
+@dataclass(frozen=True)
+class ProfileBatch:
+    """B users, each with the items of the training row: input and target of models that rebuild a user.
+
+    Attributes:
+        history: the rows, as long as the longest of them.
+        step: the training step that this batch belongs to, 0-based.
+        epoch: passes over the users that are finished, 0-based.
+    """
+
+    history: Histories
+    step: int = 0
+    epoch: int = 0
+
+    def to(self, device: torch.device) -> "ProfileBatch":
+        """The same batch on `device`."""
+        return ProfileBatch(self.history.to(device), self.step, self.epoch)
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """P training interactions, each with an item that its user has not met.
+
+    Attributes:
+        user: (P,) int64 user numbers of the log.
+        item: (P,) int64, what the user met.
+        negative: (P,) int64, uniform over what the user did not meet.
+        step: the training step that this batch belongs to, 0-based.
+        epoch: passes over the interactions that are finished, 0-based.
+    """
+
+    user: Tensor
+    item: Tensor
+    negative: Tensor
+    step: int = 0
+    epoch: int = 0
+
+    def to(self, device: torch.device) -> "PairBatch":
+        """The same batch on `device`."""
+        return PairBatch(
+            self.user.to(device, non_blocking=True),
+            self.item.to(device, non_blocking=True),
+            self.negative.to(device, non_blocking=True),
+            self.step,
+            self.epoch,
+        )
+
+
+Batch = SequenceBatch | PositionBatch | ProfileBatch | PairBatch
+"""What a step is trained on; a card says which."""

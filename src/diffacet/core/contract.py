@@ -4,7 +4,7 @@ A model is an `nn.Module` without a base class. It has the verbs of its task, an
 trained. `Card` describes it to the table in `models/__init__.py`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from diffacet.core.batch import Histories, PositionBatch, SequenceBatch
+from diffacet.core.batch import Batch, Histories, SequenceBatch
 from diffacet.core.papers import Paper
 
 STRICT = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
@@ -24,7 +24,8 @@ STRICT = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 INFERENCE = "inference"
 """Marks a setting, inside Annotated, that may be changed on a trained model: it shapes no weight."""
 
-Task = Literal["matching"]
+Task = Literal["matching", "collaborative"]
+"""The protocol that a model is compared in, if no other is asked for: next items in order, or the rest of a row."""
 
 
 @plain_dataclass(frozen=True)
@@ -55,6 +56,13 @@ ItemDropout = Annotated[
 ]
 """A setting that most models have; see `interests.thin`."""
 
+OldestWeight = Annotated[
+    float,
+    Field(ge=0, le=1, title="w_min", description="weight of a user's oldest item; those after it rise evenly to 1"),
+    Search(choices=(1.0, 0.5, 0.3, 0.1)),
+]
+"""The time weights of T-DiffRec (Eq. 16), which other models may have as well; 1: all items count the same."""
+
 
 @runtime_checkable
 class Trained(Protocol):
@@ -62,6 +70,33 @@ class Trained(Protocol):
 
     def loss(self, batch: Any) -> dict[str, Tensor]:
         """Weighted terms, each a scalar; their sum is minimised, and each is logged by its name."""
+
+
+@plain_dataclass(frozen=True)
+class Pace:
+    """How some of a model's parameters move, where that is not as the training settings say.
+
+    Attributes:
+        names: beginnings of parameter names.
+        rate: factor on the learning rate.
+        optimizer: None: the training settings' one; "sgd": a plain step down the gradient.
+        weight_decay: None: the training settings' one.
+        again: these parameters take this step after their usual one, from the same gradient.
+    """
+
+    names: tuple[str, ...]
+    rate: float = 1.0
+    optimizer: Literal["sgd"] | None = None
+    weight_decay: float | None = None
+    again: bool = False
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """A model whose parameters do not all move alike."""
+
+    def paces(self) -> Sequence[Pace]:
+        """What differs; a parameter that no pace names moves by the training settings."""
 
 
 @runtime_checkable
@@ -97,15 +132,25 @@ class Facts:
 
     Attributes:
         n_items: N, items in the catalogue; their numbers are 1..N.
-        length: L, items of a history that a model reads.
+        length: L, items of a history that a model reads; 0: all.
         train_items: item numbers of all training sequences, one after another (int64).
         train_offsets: sequence u is train_items[train_offsets[u]:train_offsets[u + 1]] (int64).
+        train_users: user number of each training sequence (int64).
+        n_users: users of the log, in training or not; their numbers are 0..n_users - 1.
+        clusters: (N + 1,) int64 cluster of each item, -1 for padding; empty where a model asks for none.
     """
 
     n_items: int
     length: int
     train_items: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     train_offsets: IntArray = field(default_factory=lambda: np.zeros(1, np.int64))
+    train_users: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    n_users: int = 0
+    clusters: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def without_training(self) -> "Facts":
+        """What is known when a run is loaded, far from its data: all sizes, and no sequence."""
+        return Facts(self.n_items, self.length, n_users=self.n_users, clusters=self.clusters)
 
     def item_counts(self) -> IntArray:
         """(N + 1,) training interactions of each item; 0 for padding."""
@@ -120,9 +165,14 @@ class Training:
     anneal: Annotated[
         float, Field(ge=0, le=1, description="share of max_steps, at the end, in which lr falls linearly to 0")
     ] = 0.0
-    batch_size: Annotated[int, Field(ge=1, description="B, users in a batch")] = 128
+    optimizer: Annotated[Literal["adam", "adamax"], Field(description="how parameters follow the gradient")] = "adam"
+    weight_decay: Annotated[float, Field(ge=0, description="decoupled decay of all weights, as in AdamW")] = 0.0
+    batch_size: Annotated[int, Field(ge=1, description="B, users (or interactions) in a batch")] = 128
     max_steps: Annotated[int, Field(ge=0, description="training steps at most")] = 1_000_000
-    length: Annotated[int, Field(ge=1, description="L, most recent items of a history that are read")] = 20
+    max_epochs: Annotated[
+        int | None, Field(ge=0, description="passes over the training rows at most; none: max_steps alone decides")
+    ] = None
+    length: Annotated[int, Field(ge=0, description="L, most recent items of a history that are read; 0: all")] = 20
     first_target: Annotated[
         int, Field(ge=1, description="first position of a sequence that may be a training target")
     ] = 4
@@ -140,6 +190,9 @@ class Training:
         False
     )
     validate_every: Annotated[int, Field(ge=1, description="steps between two validations")] = 1000
+    validate_epochs: Annotated[
+        int | None, Field(ge=1, description="passes between two validations, instead of validate_every")
+    ] = None
     patience: Annotated[
         int, Field(ge=0, description="stop when more than this many validations in a row bring nothing new")
     ] = 50
@@ -194,4 +247,4 @@ class Card:
     summary: str
     paper: Paper
     presets: Mapping[str, Preset]
-    batch: type[SequenceBatch] | type[PositionBatch] = SequenceBatch
+    batch: type[Batch] = SequenceBatch

@@ -1,10 +1,11 @@
 """Denoisers of vectors: (x_t, t, what guides them) -> an estimate of x_0.
 
-Each has `read(context)`, called once per user, and a call for every step:
+Each but the last, which no history guides, has `read(context)`, called once per user, and a call for every step:
 (x_t (B, Q, d), t (B,) int64, memory, kept (B, Q, L) bool) -> (B, Q, d), where the Q vectors of a row do
 not see each other.
 """
 
+import itertools
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional
 
 from diffacet.core.diffusion import Schedule
 from diffacet.core.layers import sinusoid
+from diffacet.core.profiles import ItemScores, ItemSum, xavier
 
 
 class StepToken(nn.Module):
@@ -140,6 +142,45 @@ class StepMLP(nn.Module):
         token = self.step(t).unsqueeze(1).expand_as(xt)
         hidden = functional.gelu(self.inner(torch.cat([xt, token], -1)))
         return xt + self.drop(self.outer(self.drop(hidden)))
+
+
+class ProfileMLP(nn.Module):
+    """DiffRec's denoiser of a user's whole row, or of its latent: an MLP with tanh that reads [x_t ; e_t].
+
+    Layers I + d_e -> m_n -> ... -> m_1 -> ... -> m_n -> I for `dims` = (m_1, ..., m_n), where m_1 occurs once: the
+    sizes run backwards and then forwards, as in the code of the paper. The last layer is linear. The first one is a
+    sum, so what it makes of x_t may be given instead of x_t, which is I wide.
+    """
+
+    def __init__(
+        self, inputs: int, dims: tuple[int, ...], *, emb_size: int = 10, dropout: float = 0.5, bias_std: float = 0.0
+    ) -> None:
+        """I, hidden sizes, d_e; `dropout` is that of x_t, by `forward`; biases start normal with `bias_std`."""
+        super().__init__()
+        self.emb_size, self.dropout, outer = emb_size, dropout, dims[-1]
+        sizes = [*reversed(dims), *dims[1:]]
+        self.first = ItemSum(inputs, outer, beside=emb_size)
+        self.step = nn.Linear(emb_size, emb_size)
+        self.step_in = xavier(inputs + emb_size, outer, emb_size, outer)  # the first layer's share of e_t
+        self.inner = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self.last = ItemScores(inputs, outer)
+        for module in [self.step, *self.inner]:
+            nn.init.xavier_normal_(module.weight)
+        for module in [self.first, self.step, *self.inner, self.last]:
+            nn.init.normal_(module.bias, 0, bias_std)
+
+    def hidden(self, read: Tensor, t: Tensor) -> Tensor:
+        """What the first layer makes of x_t, (B, m_n), and (B,) steps 1..T -> the last hidden layer, (B, m_n)."""
+        wave = sinusoid(t - 1, self.emb_size - self.emb_size % 2)
+        step = self.step(functional.pad(wave, (0, self.emb_size % 2)).to(read.dtype))
+        hidden = (read + step @ self.step_in).tanh()
+        for layer in self.inner:
+            hidden = layer(hidden).tanh()
+        return hidden
+
+    def forward(self, xt: Tensor, t: Tensor) -> Tensor:
+        """(B, I), (B,) -> (B, I)."""
+        return self.last(self.hidden(self.first.dense(functional.dropout(xt, self.dropout, self.training)), t))
 
 
 def catalogue_mean(xt: Tensor, t: Tensor, vectors: Tensor, log_prior: Tensor, schedule: Schedule) -> Tensor:

@@ -5,11 +5,13 @@ Tables are float64; a coefficient is gathered in float64 and cast to the dtype o
 1 - alpha_bar near 1e-4 loses digits in a float32 cumulative product. Noise is given, never drawn.
 Symbols: x0 clean, xt at step t, alpha_bar the cumulative signal, beta the variance of one step.
 Sources: Ho et al., "Denoising Diffusion Probabilistic Models", NeurIPS 2020 (DDPM); Song et al.,
-"Denoising Diffusion Implicit Models", ICLR 2021 (DDIM); Nichol and Dhariwal, "Improved DDPM", ICML 2021.
+"Denoising Diffusion Implicit Models", ICLR 2021 (DDIM); Nichol and Dhariwal, "Improved DDPM", ICML 2021;
+Wang et al., "Diffusion Recommender Model", SIGIR 2023 (DiffRec) and its code.
 """
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +22,9 @@ from diffacet.errors import BadSetting
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """(x_t (B, ..., d), t (B,) int64) -> estimate of x_0 (B, ..., d). Wrap a noise-predicting network by `x0_from_eps`."""
+
+Kind = Literal["linear-var", "linear", "cosine", "binomial"]
+"""How the noise of DiffRec grows with the step; see `named`."""
 
 NOISE_BLOCK = 1024
 """Cases whose starting noise comes from one stream."""
@@ -40,17 +45,17 @@ class Schedule(nn.Module):
     beta: Tensor
 
     def __init__(self, beta: Tensor, noise_level: Tensor | None = None) -> None:
-        """`beta` (T,) in (0, 1], step 1 first; `noise_level` (T,) when it is known exactly.
+        """`beta` (T,) in (0, 1], or 0 throughout, step 1 first; `noise_level` (T,) when it is known exactly.
 
         Raises:
-            BadSetting: when there is no step or a beta lies outside (0, 1].
+            BadSetting: when there is no step or a beta lies outside (0, 1] in a chain with noise.
         """
         super().__init__()
         beta = torch.as_tensor(beta, dtype=torch.float64)
         if beta.ndim != 1 or not len(beta):
             raise BadSetting(f"a schedule needs T >= 1 steps; got {tuple(beta.shape)}")
         outside = (~((beta > 0) & (beta <= 1))).nonzero().flatten()
-        if len(outside):
+        if beta.any() and len(outside):
             t = int(outside[0])
             raise BadSetting(
                 f"beta lies in (0, 1] at every step; got {beta[t].item():.4g} at step {t + 1} of {len(beta)}; "
@@ -88,23 +93,38 @@ class Schedule(nn.Module):
         return self
 
 
-def _ramp(steps: int, low: float, high: float) -> Tensor:
-    """(T,) from low to high; just low when T = 1."""
+def _counted(steps: int) -> int:
+    """T, if there is a step at all; else BadSetting."""
     if steps < 1:
         raise BadSetting(f"a schedule needs T >= 1 steps; got {steps}")
-    return torch.linspace(low, high, steps, dtype=torch.float64)
+    return steps
+
+
+def _ramp(steps: int, scale: float, low: float, high: float) -> Tensor:
+    """(T,) from scale * low to scale * high; just scale * low when T = 1. Raises BadSetting."""
+    _counted(steps)
+    if not 0 < scale < math.inf:
+        raise BadSetting(
+            f"the noise scale lies in (0, inf); got {scale:.4g}; "
+            "set a positive scale (a chain without noise has a schedule of its own, `noiseless`)"
+        )
+    if not (low < high or (steps == 1 and low == high)):
+        raise BadSetting(
+            f"beta lies in (0, 1] and the noise grows with the step; got lower bound {low:.4g} and upper bound "
+            f"{high:.4g} for {steps} steps; keep the lower bound below the upper"
+        )
+    return scale * torch.linspace(low, high, steps, dtype=torch.float64)
 
 
 def scaled_linear(steps: int, scale: float, low: float, high: float, first_beta: float | None = None) -> Schedule:
     """1 - alpha_bar_t = scale * (low + (t-1)/(T-1) * (high - low)): the cumulative noise grows linearly.
 
-    DMI Eq. 8; DiffRec's `linear-var`. `first_beta` overwrites beta_1 after the other betas were
-    computed, as the code of DiffRec and DDRM does (1e-5), which shifts every alpha_bar off the formula.
+    DMI Eq. 8; DiffRec's `linear-var`. `first_beta` is that of `with_first_beta`.
 
     Raises:
         BadSetting: unless 0 < scale * low <= scale * high < 1 (equal bounds only for T = 1).
     """
-    level = scale * _ramp(steps, low, high)
+    level = _ramp(steps, scale, low, high)
     if not scale * low > 0 or not max(level.max().item(), scale * high) < 1:
         raise BadSetting(
             f"noise levels lie in (0, 1): scale * low = {scale * low:.4g}, scale * high = {scale * high:.4g}; "
@@ -112,24 +132,71 @@ def scaled_linear(steps: int, scale: float, low: float, high: float, first_beta:
         )
     before = torch.cat([torch.zeros(1, dtype=torch.float64), level[:-1]])
     beta = (level - before) / (1.0 - before)  # 1 - alpha_bar_t / alpha_bar_{t-1}, by differences
-    if first_beta is not None:
-        beta[0] = first_beta
-        return Schedule(beta)
-    return Schedule(beta, level)
+    schedule = Schedule(beta, level)
+    return schedule if first_beta is None else with_first_beta(schedule, first_beta)
 
 
 def linear_beta(steps: int, scale: float, low: float, high: float) -> Schedule:
-    """beta_t from scale * low to scale * high in equal steps, so that noise accumulates with T (DDPM)."""
-    return Schedule(scale * _ramp(steps, low, high))
+    """beta_t from scale * low to scale * high in equal steps, so that noise accumulates with T (DDPM).
+
+    DiffRec's `linear`. Raises BadSetting unless scale > 0, low < high (equal only for T = 1) and beta in (0, 1].
+    """
+    return Schedule(_ramp(steps, scale, low, high))
 
 
 def cosine(steps: int, offset: float = 0.008, max_beta: float = 0.999) -> Schedule:
     """alpha_bar(t) = cos^2((t/T + offset)/(1 + offset) * pi/2), normalised at 0 (Improved DDPM, Eq. 17)."""
-    if steps < 1:
-        raise BadSetting(f"a schedule needs T >= 1 steps; got {steps}")
-    t = torch.arange(steps + 1, dtype=torch.float64) / steps
+    t = torch.arange(_counted(steps) + 1, dtype=torch.float64) / steps
     signal = torch.cos((t + offset) / (1 + offset) * math.pi / 2) ** 2
     return Schedule((1 - signal[1:] / signal[:-1]).clamp(max=max_beta))
+
+
+def binomial(steps: int) -> Schedule:
+    """beta_t = 1/(T - t + 2), by which 1 - alpha_bar_t = t/(T + 1) (DiffRec's code: 1/(T - k + 1), k = t - 1)."""
+    t = torch.arange(1, _counted(steps) + 1, dtype=torch.float64)
+    return Schedule(1 / (steps - t + 2), t / (steps + 1))
+
+
+def noiseless(steps: int) -> Schedule:
+    """T steps without noise: beta = 0 and alpha_bar = 1 throughout, so x_t = x_0 (DiffRec with scale 0).
+
+    Its reverse chain applies the denoiser T times, t = T..1: the posterior's mean is the estimate, its variance 0.
+    """
+    return Schedule(torch.zeros(_counted(steps), dtype=torch.float64))
+
+
+def with_first_beta(schedule: Schedule, beta: float) -> Schedule:
+    """The chain with beta_1 = `beta` and its other betas kept, which shifts every alpha_bar off its formula.
+
+    The code of DiffRec and DDRM does this with 1e-5. A chain without noise stays as it is.
+
+    Raises:
+        BadSetting: unless 0 < beta <= 1.
+    """
+    if not 0 < beta <= 1:
+        raise BadSetting(f"beta lies in (0, 1]; got {beta:.4g} for step 1; set a variance inside, such as 1e-5")
+    betas = schedule.beta[1:].clone()
+    if not betas.any():
+        return schedule
+    betas[0] = beta
+    return Schedule(betas)
+
+
+def named(kind: Kind, steps: int, scale: float, low: float, high: float, first_beta: float | None = None) -> Schedule:
+    """DiffRec's schedules by its own names; scale 0 is `noiseless` whatever the name; see `with_first_beta`.
+
+    Raises:
+        BadSetting: when the bounds do not make variances; cosine and binomial have none.
+    """
+    if scale == 0:
+        return noiseless(steps)
+    if kind == "linear-var":
+        return scaled_linear(steps, scale, low, high, first_beta)
+    if kind == "linear":
+        schedule = linear_beta(steps, scale, low, high)
+    else:
+        schedule = cosine(steps) if kind == "cosine" else binomial(steps)
+    return schedule if first_beta is None else with_first_beta(schedule, first_beta)
 
 
 def forward_noise(x0: Tensor, t: Tensor, noise: Tensor, schedule: Schedule) -> Tensor:
@@ -146,12 +213,14 @@ def posterior_tables(schedule: Schedule) -> tuple[Tensor, Tensor, Tensor]:
 
     of x_t = sqrt(alpha_t) (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t), of x_0 = sqrt(alpha_bar_{t-1}) beta_t /
     (1 - alpha_bar_t), variance = beta_t (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t) (DDPM Eq. 7). At t = 1 they
-    are 0, 1, 0 exactly, because alpha_bar_0 = 1.
+    are 0, 1, 0 exactly, because alpha_bar_0 = 1; so they are at every step of a chain without noise.
     """
     beta, level = schedule.beta[1:], schedule.noise_level[1:]
     before, signal_before = schedule.noise_level[:-1], schedule.alpha_bar[:-1]
+    # Without noise x_{t-1} is x_0, as at t = 1: a share 1 / 1 of it instead of 0 / 0.
+    beta_or_all, level = beta.masked_fill(level == 0, 1.0), level.masked_fill(level == 0, 1.0)
     of_xt = (1 - beta).sqrt() * before / level
-    of_x0 = signal_before.sqrt() * (beta / level)
+    of_x0 = signal_before.sqrt() * (beta_or_all / level)
     variance = beta * before / level
     head = torch.zeros(1, dtype=torch.float64, device=beta.device)
     return torch.cat([head, of_xt]), torch.cat([head, of_x0]), torch.cat([head, variance])
@@ -168,9 +237,10 @@ def posterior(x0: Tensor, xt: Tensor, t: Tensor, schedule: Schedule) -> tuple[Te
 
 
 def eps_from_x0(xt: Tensor, x0: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
-    """The noise that x_t holds if its clean vector is x0; (B, ..., d). t in 1..T."""
+    """The noise that x_t holds if its clean vector is x0; (B, ..., d). t in 1..T. 0 in a chain without noise."""
     signal = schedule.at(schedule.alpha_bar.sqrt(), t, xt)
-    return (xt - signal * x0) / schedule.at(schedule.noise_level.sqrt(), t, xt)
+    deviation = schedule.noise_level.sqrt().masked_fill(schedule.noise_level == 0, math.inf)
+    return (xt - signal * x0) / schedule.at(deviation, t, xt)
 
 
 def x0_from_eps(predict_noise: Denoise, schedule: Schedule) -> Denoise:
@@ -186,8 +256,8 @@ def x0_from_eps(predict_noise: Denoise, schedule: Schedule) -> Denoise:
 def ancestral(denoise: Denoise, x: Tensor, schedule: Schedule, *, noise: Tensor | None = None) -> Tensor:
     """Walk x_T (B, ..., d) down to x_0 by the posterior of every step (DDPM Algorithm 2; DMI Eq. 9-10).
 
-    noise (T, B, ..., d): entry t - 1 is scaled by the posterior's deviation and added at step t; None takes
-    the mean. Since the mean at t = 1 is the last estimate, the answer is what `denoise` says at step 1.
+    noise (T, B, ..., d): entry t - 1 is scaled by the posterior's deviation and added at step t, which is nothing at
+    step 1; None takes the mean. Since the mean at t = 1 is the last estimate, the answer is what `denoise` says there.
     """
     of_xt, of_x0, variance = posterior_tables(schedule)
     for step in range(schedule.steps, 0, -1):
@@ -232,7 +302,7 @@ def ddim(
         if earlier == 0:
             return estimate
         eps = eps_from_x0(x, estimate, t, schedule)
-        spread = eta * math.sqrt(level[earlier] / level[step] * (1 - signal[step] / signal[earlier]))
+        spread = eta * math.sqrt(level[earlier] / (level[step] or 1.0) * (1 - signal[step] / signal[earlier]))
         x = math.sqrt(signal[earlier]) * estimate + math.sqrt(level[earlier] - spread**2) * eps
         if noise is not None and spread > 0:
             x = x + spread * noise[step - 1]

@@ -103,10 +103,59 @@ EASE = Paper(
     "WWW",
     2019,
 )
+DIFFREC = Paper(
+    "diffrec",
+    "Wang, Wenjie and Xu, Yiyan and Feng, Fuli and Lin, Xinyu and He, Xiangnan and Chua, Tat-Seng",
+    "Diffusion Recommender Model",
+    "SIGIR",
+    2023,
+)
+CDAE = Paper(
+    "cdae",
+    "Wu, Yao and DuBois, Christopher and Zheng, Alice X. and Ester, Martin",
+    "Collaborative Denoising Auto-Encoders for Top-N Recommender Systems",
+    "WSDM",
+    2016,
+)
+MULT_VAE = Paper(
+    "mult-vae",
+    "Liang, Dawen and Krishnan, Rahul G. and Hoffman, Matthew D. and Jebara, Tony",
+    "Variational Autoencoders for Collaborative Filtering",
+    "WWW",
+    2018,
+)
+CODIGEM = Paper(
+    "codigem",
+    "Walker, Joojo and Zhong, Ting and Zhang, Fengli and Gao, Qiang and Zhou, Fan",
+    "Recommendation via Collaborative Diffusion Generative Model",
+    "KSEM",
+    2022,
+)
+ACVAE = Paper(
+    "acvae",
+    "Xie, Zhe and Liu, Chengxuan and Zhang, Yichi and Lu, Hongtao and Wang, Dong and Ding, Yue",
+    "Adversarial and Contrastive Variational Autoencoder for Sequential Recommendation",
+    "WWW",
+    2021,
+)
 DIFFACET = Paper(
     "diffacet",
     "{The diffacet authors}",
     "diffacet: recommendation by diffusion on interests",
     "software",
     2026,
+)
+BPR = Paper(
+    "bpr",
+    "Rendle, Steffen and Freudenthaler, Christoph and Gantner, Zeno and Schmidt-Thieme, Lars",
+    "BPR: Bayesian Personalized Ranking from Implicit Feedback",
+    "UAI",
+    2009,
+)
+LIGHTGCN = Paper(
+    "lightgcn",
+    "He, Xiangnan and Deng, Kuan and Wang, Xiang and Li, Yan and Zhang, Yongdong and Wang, Meng",
+    "LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation",
+    "SIGIR",
+    2020,
 )

@@ -1,8 +1,8 @@
-"""How the tables of the matching papers train, one value a data set, shared by every model compared in them.
+"""How the tables of the papers train, one value a data set, shared by every model compared in them.
 
-The protocol is that of REMI's code with DMI's learning rate (DMI Sec. 4.1.2): batch 128, 1,280 shared uniform
-negatives with the target kept among them, targets from the fifth item on, dense Adam at 0.002. Its printed
-budget, a million steps with a patience of 50 validations, is cut where validation has been flat for long.
+The protocol of the matching papers is that of REMI's code with DMI's learning rate (DMI Sec. 4.1.2): batch 128,
+1,280 shared uniform negatives with the target kept among them, targets from the fifth item on, dense Adam at 0.002.
+Its printed budget, a million steps with a patience of 50 validations, is cut where validation has been flat for long.
 """
 
 from dataclasses import replace
@@ -21,3 +21,15 @@ GOWALLA = replace(BOOK, length=40, max_steps=15_000, validate_every=1_000, patie
 BEST = Training(first_target=1, max_steps=8_000, anneal=0.5, validate_every=500, patience=8)
 """Ours, for any log: every position but the first is a target, which matters most where users are short, and the
 learning rate falls over the second half of a fixed budget."""
+
+PROFILES = Training(
+    length=0, lr=1e-3, batch_size=400, max_epochs=1000, validate_epochs=5, patience=3, metric="recall@20"
+)
+"""DiffRec's table (its code): whole rows, 400 users a batch, a validation every fifth epoch, stopped 20 epochs after
+the best. Collaborative models that learn from users train so."""
+
+PAIRS = replace(PROFILES, batch_size=2048)
+"""The same for models that learn from single interactions."""
+
+ROWS = Training(length=0, max_steps=0, metric="recall@20")
+"""For untrained models under that protocol: whole rows."""

@@ -3,10 +3,14 @@
 The published protocol of matching (ComiRec's and REMI's codes): no epochs; every step draws B distinct
 users, for each one target position, and negatives that all rows share. Batch s depends on (seed, s) only.
 `PositionBatch` is our own form: every position of a window is a target at once.
+Collaborative models go over their rows in epochs: `ProfileBatch` over users, `PairBatch` over interactions, each
+epoch in a fresh order that depends on (seed, epoch) only.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffacet import seeds
-from diffacet.core.batch import Histories, PositionBatch, SequenceBatch
+from diffacet.core.batch import Histories, PairBatch, PositionBatch, ProfileBatch, SequenceBatch
 from diffacet.core.contract import Facts, Training
 from diffacet.data.sequences import Sequences
 from diffacet.errors import BadLog, BadSetting
@@ -22,9 +26,34 @@ from diffacet.errors import BadLog, BadSetting
 IntArray = NDArray[np.int64]
 
 
-def facts(train: Sequences, n_items: int, training: Training) -> Facts:
-    """What a model's constructor may know of the training sequences."""
-    return Facts(n_items, training.length, train.items, train.offsets)
+def facts(
+    train: Sequences, n_items: int, training: Training, n_users: int | None = None, clusters: IntArray | None = None
+) -> Facts:
+    """What a model's constructor may know of the training sequences.
+
+    n_users: users of the log, None: those of `train`; clusters: see `Facts`.
+    """
+    users = int(train.users.max(initial=-1)) + 1 if n_users is None else n_users
+    groups = np.zeros(0, np.int64) if clusters is None else clusters
+    return Facts(n_items, training.length, train.items, train.offsets, train.users, users, groups)
+
+
+def epoch_steps(train: Sequences, training: Training, batch_type: type[Any] = SequenceBatch) -> int:
+    """Steps in which every training row is seen once: interactions for PairBatch, users for all others."""
+    if batch_type is PairBatch:
+        rows = len(train.items)
+    else:
+        rows = int((train.lengths() >= (1 if batch_type is ProfileBatch else 2)).sum())
+    return max(1, math.ceil(rows / training.batch_size))
+
+
+def in_steps(training: Training, epoch: int) -> Training:
+    """The same settings with their epochs, of `epoch` steps each, told in steps: what the loop counts."""
+    steps = training.max_steps
+    if training.max_epochs is not None:
+        steps = min(steps, training.max_epochs * epoch)
+    every = training.validate_every if training.validate_epochs is None else training.validate_epochs * epoch
+    return replace(training, max_steps=steps, validate_every=every, max_epochs=None, validate_epochs=None)
 
 
 def batch_at(
@@ -37,11 +66,21 @@ def batch_at(
     shorter sequence; history = the L items before k.
     PositionBatch: a window of L + 1 items, the whole sequence or one that ends at a uniform position; each of its
     items from position first_target of the sequence on is a target (the last item of a shorter sequence is).
+    ProfileBatch: the next B users of the epoch's order, the last batch of an epoch being shorter.
+    PairBatch: the next B interactions of the epoch's order, likewise, each with a uniform item that its user has
+    not met in training; interactions of users who have met every item are left out.
 
     Raises:
-        BadLog: when no training sequence has two items.
-        BadSetting: when more distinct negatives are asked for than there are items.
+        BadLog: when no training sequence has two items, or for the last two when there is nothing to learn from.
+        BadSetting: when more distinct negatives are asked for than there are items, or `length` is 0, which
+            only ProfileBatch and PairBatch take.
     """
+    if batch_type is ProfileBatch:
+        return _profiles(train, training)
+    if batch_type is PairBatch:
+        return _pairs(train, n_items, training)
+    if not training.length:
+        raise BadSetting("length=0, the whole history, is for collaborative models; this one reads 1 item or more")
     lengths = train.lengths()
     eligible = np.flatnonzero(lengths >= 2)
     if not len(eligible):
@@ -60,6 +99,67 @@ def batch_at(
         return batch_type(**parts, target=torch.from_numpy(target), step=step, **shared)
 
     return batch
+
+
+def _order(training: Training, rows: int) -> Callable[[int], tuple[IntArray, int]]:
+    """Step -> the places of its rows in 0..rows - 1, and the epoch."""
+    steps = math.ceil(rows / training.batch_size)
+
+    @lru_cache(2)
+    def shuffled(epoch: int) -> IntArray:
+        return seeds.stream(training.seed, "epoch", epoch).permutation(rows)
+
+    def places(step: int) -> tuple[IntArray, int]:
+        epoch, part = divmod(step, steps)
+        return shuffled(epoch)[part * training.batch_size : (part + 1) * training.batch_size], epoch
+
+    return places
+
+
+def _profiles(train: Sequences, training: Training) -> Callable[[int], ProfileBatch]:
+    lengths = train.lengths()
+    eligible = np.flatnonzero(lengths)
+    if not len(eligible):
+        raise BadLog("no user has a training interaction, so there is nothing to learn")
+    places = _order(training, len(eligible))
+
+    def batch(step: int) -> ProfileBatch:
+        chosen, epoch = places(step)
+        rows = eligible[chosen]
+        longest = int(lengths[rows].max())
+        width = min(training.length, longest) if training.length else longest
+        return ProfileBatch(_histories(train, rows, lengths[rows], width), step, epoch)
+
+    return batch
+
+
+def _pairs(train: Sequences, n_items: int, training: Training) -> Callable[[int], PairBatch]:
+    owner = np.repeat(train.users, train.lengths())
+    met = np.unique(owner * (n_items + 1) + train.items)
+    distinct = np.bincount(met // (n_items + 1), minlength=int(owner.max(initial=-1)) + 1)
+    eligible = np.flatnonzero(distinct[owner] < n_items)
+    if not len(eligible):
+        raise BadLog("no training user has an item left that it has not met, so there is nothing to rank below")
+    places = _order(training, len(eligible))
+
+    def batch(step: int) -> PairBatch:
+        chosen, epoch = places(step)
+        rows = eligible[chosen]
+        user, item = owner[rows], train.items[rows]
+        rng = seeds.stream(training.seed, "batch", step)
+        negative = rng.integers(1, n_items + 1, len(rows))
+        wrong = np.arange(len(rows))
+        while len(wrong := wrong[_is_in(user[wrong] * (n_items + 1) + negative[wrong], met)]):
+            negative[wrong] = rng.integers(1, n_items + 1, len(wrong))
+        pairs = [torch.from_numpy(numbers) for numbers in (user, item, negative)]
+        return PairBatch(pairs[0], pairs[1], pairs[2], step, epoch)
+
+    return batch
+
+
+def _is_in(keys: IntArray, sorted_keys: IntArray) -> NDArray[np.bool_]:
+    place = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
+    return sorted_keys[place] == keys
 
 
 def _targets(

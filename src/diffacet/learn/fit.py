@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffacet import seeds
-from diffacet.core.batch import PositionBatch, SequenceBatch
+from diffacet.core.batch import Batch
 from diffacet.core.contract import Diagnosed, Trained, Training
 from diffacet.errors import BadRun, BadSetting, nearest
 from diffacet.learn.checkpoint import Checkpoints, Record, Trail
@@ -30,7 +30,7 @@ class Moment:
 
 def fit(
     model: nn.Module,
-    batch_at: Callable[[int], SequenceBatch | PositionBatch],
+    batch_at: Callable[[int], Batch],
     training: Training,
     *,
     validate: Callable[[nn.Module], dict[str, float]],
@@ -111,7 +111,7 @@ def _validated(
     return metrics
 
 
-def _gauges(model: nn.Module, batch: SequenceBatch | PositionBatch) -> dict[str, float]:
+def _gauges(model: nn.Module, batch: Batch) -> dict[str, float]:
     if not isinstance(model, Diagnosed):
         return {}
     with torch.inference_mode():
@@ -124,8 +124,8 @@ def _keep(record: Record, model: nn.Module, optimizer: Optimizer, trail: Trail, 
 
 
 def _ahead(
-    batch_at: Callable[[int], SequenceBatch | PositionBatch], start: int, stop: int, device: torch.device
-) -> Iterator[tuple[int, SequenceBatch | PositionBatch]]:
+    batch_at: Callable[[int], Batch], start: int, stop: int, device: torch.device
+) -> Iterator[tuple[int, Batch]]:
     """(step, batch on `device`) for each step, the next one being cut while the loop computes."""
     with ThreadPoolExecutor(1, "batches") as worker:
         following = worker.submit(batch_at, start)

@@ -1,11 +1,12 @@
 """Adam as the papers use it, and Adam that touches only the rows of the item table that a batch has seen."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from diffacet.core.contract import Training
+from diffacet.core.contract import Pace, Paced, Training
 from diffacet.core.layers import ItemTable
 
 LARGE_CATALOGUE = 100_000
@@ -50,26 +51,32 @@ class Optimizer:
     """All parameters of a model under Adam; the one place that knows which group a parameter is in."""
 
     def __init__(self, model: nn.Module, training: Training) -> None:
-        """Dense Adam, fused, on everything but the item tables that `training.item_updates` makes row-sparse."""
+        """Dense Adam, fused, on everything but the item tables that `training.item_updates` makes row-sparse.
+
+        With weight decay it is AdamW; `training.optimizer` may ask for Adamax, and the model (`Paced`) for groups
+        of its own.
+        """
         self.model, self.lr = model, training.lr
         tables = [module for module in model.modules() if isinstance(module, ItemTable)]
         for table in tables:
             large = len(table.weight) - 1 >= LARGE_CATALOGUE
             table.sparse = training.item_updates == "row-sparse" or (training.item_updates == "auto" and large)
         self.rows = [RowAdam(table.weight, training.lr) for table in tables if table.sparse]
+        paces = model.paces() if isinstance(model, Paced) else ()
         apart = {id(row.weight) for row in self.rows}
-        dense = [parameter for parameter in model.parameters() if id(parameter) not in apart]
-        self.dense = torch.optim.Adam(dense, lr=training.lr, betas=BETAS, eps=EPSILON, fused=True) if dense else None
+        groups = _groups(model, apart, [pace for pace in paces if pace.optimizer is None], training)
+        self.dense = _adam(groups, training) if groups else None
+        self.plain = [_sgd(model, pace, training) for pace in paces if pace.optimizer == "sgd"]
 
     def step(self, gradient_of: Tensor, lr: float) -> None:
         """Back-propagate the scalar `gradient_of` and move every parameter once, at learning rate `lr`."""
         for parameter in self.model.parameters():
             parameter.grad = None
         gradient_of.backward()  # type: ignore[no-untyped-call]
-        if self.dense is not None:
-            for group in self.dense.param_groups:
-                group["lr"] = lr
-            self.dense.step()
+        for optimizer in ([] if self.dense is None else [self.dense]) + self.plain:
+            for group in optimizer.param_groups:
+                group["lr"] = lr * group["rate"]
+            optimizer.step()
         for row in self.rows:
             row.lr = lr
             row.step()
@@ -99,3 +106,43 @@ class Optimizer:
             row.mean.copy_(state[f"rows.{index}.mean"])
             row.square.copy_(state[f"rows.{index}.square"])
             row.step_count = int(state[f"rows.{index}.step"].item())
+
+
+def _groups(model: nn.Module, apart: set[int], paces: Sequence[Pace], training: Training) -> list[dict[str, Any]]:
+    """Adam's parameter groups: what no pace names first, then a group for each pace; `rate` is its factor on lr."""
+    usual: list[nn.Parameter] = []
+    slow: list[tuple[Pace, list[nn.Parameter]]] = [(pace, []) for pace in paces]
+    elsewhere = _names(model, "sgd")
+    for name, parameter in model.named_parameters():
+        if id(parameter) in apart or name in elsewhere:
+            continue
+        owner = next((members for pace, members in slow if name.startswith(pace.names)), usual)
+        owner.append(parameter)
+    found: list[dict[str, Any]] = [{"params": usual, "rate": 1.0}] if usual else []
+    for pace, members in slow:
+        decay = training.weight_decay if pace.weight_decay is None else pace.weight_decay
+        found += [{"params": members, "rate": pace.rate, "weight_decay": decay}] if members else []
+    return found
+
+
+def _names(model: nn.Module, optimizer: str) -> set[str]:
+    """Parameters that a pace has taken from Adam."""
+    paces = [pace for pace in (model.paces() if isinstance(model, Paced) else ()) if pace.optimizer == optimizer]
+    taken = tuple(name for pace in paces if not pace.again for name in pace.names)
+    return {name for name, _ in model.named_parameters() if taken and name.startswith(taken)}
+
+
+def _adam(groups: list[dict[str, Any]], training: Training) -> torch.optim.Optimizer:
+    if training.optimizer == "adamax":
+        return torch.optim.Adamax(groups, lr=training.lr, betas=BETAS, eps=EPSILON, weight_decay=training.weight_decay)
+    if training.weight_decay or any(group.get("weight_decay") for group in groups):
+        decay = training.weight_decay
+        return torch.optim.AdamW(groups, lr=training.lr, betas=BETAS, eps=EPSILON, weight_decay=decay, fused=True)
+    return torch.optim.Adam(groups, lr=training.lr, betas=BETAS, eps=EPSILON, fused=True)
+
+
+def _sgd(model: nn.Module, pace: Pace, training: Training) -> torch.optim.Optimizer:
+    members = [parameter for name, parameter in model.named_parameters() if name.startswith(pace.names)]
+    decay = training.weight_decay if pace.weight_decay is None else pace.weight_decay
+    group = {"params": members, "rate": pace.rate}
+    return torch.optim.SGD([group], lr=training.lr * pace.rate, weight_decay=decay)
