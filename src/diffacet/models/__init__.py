@@ -19,6 +19,8 @@ MODELS = {
     "remi": "remi",
     "dmi": "dmi",
     "facet": "facet",
+    "diffrec": "diffrec",
+    "t-diffrec": "diffrec",
 }
 
 
