@@ -47,7 +47,8 @@ def log(groups=1, seed=0, users=USERS):
 def facts(chosen, train=None):
     """What a constructor is told; items in two clusters, for models that ask for them."""
     clusters = np.concatenate([[-1], np.arange(N_ITEMS) % 2])
-    return batches.facts(train or log(), N_ITEMS, chosen.training, USERS, clusters)
+    users = USERS if train is None else len(train)
+    return batches.facts(train or log(), N_ITEMS, chosen.training, users, clusters)
 
 
 def build(card, chosen, train=None, seed=0):

@@ -252,3 +252,34 @@ def test_gradient_of_the_distance_at_equality_is_zero():
         loss.backward()
         assert torch.equal(x.grad, torch.zeros(6, 4, dtype=dtype))
         assert loss < 1.1e-6
+
+
+def test_bpr_equals_its_loop():
+    positive, negative = normal(6, seed=1), normal(6, seed=2)
+    expected = sum(math.log(1 + math.exp(b - a)) for a, b in zip(positive.tolist(), negative.tolist(), strict=True)) / 6
+    assert math.isclose(objectives.bpr(positive, negative).item(), expected, rel_tol=1e-12)
+
+
+def test_bpr_of_equal_scores_is_ln_2_and_swapping_adds_the_difference():
+    positive, negative = normal(6, seed=1), normal(6, seed=2)
+    assert math.isclose(objectives.bpr(positive, positive).item(), math.log(2), rel_tol=1e-12)
+    swapped = objectives.bpr(negative, positive) - objectives.bpr(positive, negative)
+    assert torch.allclose(swapped, (positive - negative).mean(), rtol=1e-12)
+
+
+def test_bpr_does_not_overflow():
+    far = torch.tensor([1e4, -1e4], requires_grad=True)
+    loss = objectives.bpr(far, torch.zeros(2))
+    loss.backward()
+    assert loss.item() == 5e3
+    assert far.grad.tolist() == [0.0, -0.5]
+    assert (
+        objectives.bpr(torch.zeros(1, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.bfloat16)).dtype
+        == torch.float32
+    )
+
+
+def test_half_squares_is_a_mean_over_pairs_of_all_vectors():
+    vectors = [normal(5, 3, seed=seed) for seed in range(3)]
+    expected = sum(number**2 for one in vectors for row in one.tolist() for number in row) / 10
+    assert math.isclose(objectives.half_squares(*vectors).item(), expected, rel_tol=1e-12)

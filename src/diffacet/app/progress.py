@@ -57,7 +57,7 @@ class Watcher:
             self._bar.update(self._task, completed=moment.step, terms=terms, speed=self._speed(moment.step, now))
 
     def _start(self, moment: Moment, now: float) -> None:
-        self._total = runs.read_about(self.run)["settings"]["training"]["max_steps"]
+        self._total = moment.total or runs.read_about(self.run)["settings"]["training"]["max_steps"]
         self._begun = (moment.step - 1, now)
         self.best = moment.trail.best
         if self.console.is_terminal:

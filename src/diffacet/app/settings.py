@@ -193,7 +193,7 @@ def describe(card: Card) -> list[dict[str, Any]]:
                     "symbol": info.title,
                     "type": _type_name(get_type_hints(kind)[field.name]),
                     "range": _range(info),
-                    "search": _searched(search_range(hint)),
+                    "search": _searched(card.search.get(field.name, search_range(hint))),
                     "default": default,
                     "description": info.description or "",
                     "inference": INFERENCE in getattr(hint, "__metadata__", ()),

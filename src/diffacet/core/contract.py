@@ -238,6 +238,7 @@ class Card:
         paper: the paper to cite.
         presets: by name; "best" is the default.
         batch: the form in which it is trained.
+        search: where `diffacet tune` looks for settings of the training, if elsewhere than they say; None: nowhere.
     """
 
     name: str
@@ -248,3 +249,4 @@ class Card:
     paper: Paper
     presets: Mapping[str, Preset]
     batch: type[Batch] = SequenceBatch
+    search: Mapping[str, Search | None] = field(default_factory=dict)

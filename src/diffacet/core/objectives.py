@@ -5,6 +5,7 @@ All of them compute in float32 at least, also where a model computes in bfloat16
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from diffacet.core.batch import PositionBatch, SequenceBatch
 
@@ -80,3 +81,16 @@ def distance(x: Tensor, y: Tensor) -> Tensor:
     The root is taken of the square plus 1e-12, so that the gradient at equality is 0 and nowhere above 1/B.
     """
     return ((_wide(x) - _wide(y)).square().sum(-1) + 1e-12).sqrt().mean()
+
+
+def bpr(positive: Tensor, negative: Tensor) -> Tensor:
+    """Mean of ln(1 + e^{s- - s+}): a user's item is to score above another one (BPR, UAI 2009).
+
+    Scores s+ and s-, both (P,) -> scalar; ln 2 where they are equal.
+    """
+    return functional.softplus(_wide(negative) - _wide(positive)).mean()
+
+
+def half_squares(*vectors: Tensor) -> Tensor:
+    """(1 / 2P) sum of the squared lengths of all vectors, each argument (P, d) -> scalar: the L2 penalty of BPR."""
+    return torch.stack([_wide(x).square().sum() for x in vectors]).sum() / (2 * len(vectors[0]))

@@ -159,3 +159,10 @@ LIGHTGCN = Paper(
     "SIGIR",
     2020,
 )
+ALS = Paper(
+    "als",
+    "Hu, Yifan and Koren, Yehuda and Volinsky, Chris",
+    "Collaborative Filtering for Implicit Feedback Datasets",
+    "ICDM",
+    2008,
+)

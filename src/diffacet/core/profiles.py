@@ -41,6 +41,11 @@ class Profiles:
         rows[self.row, self.item - 1] = self.value
         return rows
 
+    def summed(self, vectors: Tensor) -> Tensor:
+        """(N + 1, h) vectors of items, row 0 being padding -> (B, h) each row's values times its items' vectors."""
+        starts = torch.searchsorted(self.row, torch.arange(self.users, device=self.row.device))
+        return functional.embedding_bag(self.item, vectors, starts, mode="sum", per_sample_weights=self.value)
+
     def normalised(self) -> "Profiles":
         """Each row divided by its Euclidean length; a row without entries, or of weight 0, stays so."""
         length = self.total(self.value.square()).sqrt().clamp(min=1e-12)
@@ -61,9 +66,7 @@ def read(history: Histories, oldest: float = 1.0, dtype: torch.dtype = torch.flo
     return entries(row, history.items[row, position], len(history.items), oldest, dtype)
 
 
-def entries(
-    row: Tensor, item: Tensor, users: int, oldest: float = 1.0, dtype: torch.dtype = torch.float32
-) -> Profiles:
+def entries(row: Tensor, item: Tensor, users: int, oldest: float = 1.0, dtype: torch.dtype = torch.float32) -> Profiles:
     """`users` rows, of which row[n] met item[n]: an item that occurs several times counts once, where it came last.
 
     row (n,) int64, ascending; item (n,) int64, of each row in order of time. The values of a row of M items rise

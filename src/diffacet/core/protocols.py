@@ -7,7 +7,7 @@ Its printed budget, a million steps with a patience of 50 validations, is cut wh
 
 from dataclasses import replace
 
-from diffacet.core.contract import Training
+from diffacet.core.contract import Search, Training
 
 BOOK = Training(item_updates="dense")
 """Amazon Book: the printed budget, a validation every 1,000 steps."""
@@ -27,6 +27,9 @@ PROFILES = Training(
 )
 """DiffRec's table (its code): whole rows, 400 users a batch, a validation every fifth epoch, stopped 20 epochs after
 the best. Collaborative models that learn from users train so."""
+
+PROFILES_SEARCH = {"lr": Search(1e-4, 3e-3, log=True), "negatives": None}
+"""Where their settings are looked for; there are no shared negatives."""
 
 PAIRS = replace(PROFILES, batch_size=2048)
 """The same for models that learn from single interactions."""

@@ -20,12 +20,21 @@ from diffacet.learn.optim import Optimizer
 
 @dataclass(frozen=True)
 class Moment:
-    """What a watcher of the loop sees after each step: terms still as tensors, and the record of a validation."""
+    """What a watcher of the loop sees after each step.
+
+    Attributes:
+        step: steps done.
+        terms: of the loss, still as tensors.
+        trail: of the validations.
+        record: the validation after this step, if there was one.
+        total: steps at most.
+    """
 
     step: int
     terms: dict[str, Tensor]
     trail: Trail
     record: Record | None = None
+    total: int = 0
 
 
 def fit(
@@ -81,7 +90,7 @@ def fit(
                 _keep(record, model, optimizer, trail, checkpoints)
                 sums = {}
             if watch is not None:
-                watch(Moment(done, terms, trail, record))
+                watch(Moment(done, terms, trail, record, training.max_steps))
             if record is not None and trail.stale(training.patience):
                 break
     return trail

@@ -19,6 +19,9 @@ MODELS = {
     "remi": "remi",
     "dmi": "dmi",
     "facet": "facet",
+    "mf": "mf",
+    "lightgcn": "lightgcn",
+    "acvae": "acvae",
     "diffrec": "diffrec",
     "t-diffrec": "diffrec",
 }

@@ -21,7 +21,7 @@ from diffacet.core.contract import INFERENCE, STRICT, Card, Facts, OldestWeight,
 from diffacet.core.denoisers import ProfileMLP
 from diffacet.core.papers import DIFFREC
 from diffacet.core.profiles import Profiles
-from diffacet.core.protocols import PROFILES
+from diffacet.core.protocols import PROFILES, PROFILES_SEARCH
 from diffacet.errors import BadSetting
 
 
@@ -286,6 +286,7 @@ CARDS = [
         paper=DIFFREC,
         presets={**_RELEASED, "best": Preset(DiffRecConfig(), _BEST, "chosen on validation of ML-1M, one seed")},
         batch=ProfileBatch,
+        search=PROFILES_SEARCH,
     ),
     Card(
         "t-diffrec",
@@ -299,5 +300,6 @@ CARDS = [
             "best": Preset(DiffRecConfig(oldest_weight=0.1), _BEST, "DiffRec's, with w_min chosen on ML-1M, one seed"),
         },
         batch=ProfileBatch,
+        search=PROFILES_SEARCH,
     ),
 ]

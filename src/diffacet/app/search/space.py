@@ -67,7 +67,9 @@ def space(card: Card, base: Preset, *, fixed: Sequence[str] = (), only: Sequence
     if any(preset.training.max_steps for preset in card.presets.values()):
         more = get_type_hints(Training, include_extras=True)
         hints, owners = hints | more, owners | dict.fromkeys(more, base.training)
-    marked = {name: search for name, hint in hints.items() if (search := settings.search_range(hint)) is not None}
+    ranges = {name: settings.search_range(hint) for name, hint in hints.items()}
+    ranges |= {name: search for name, search in card.search.items() if name in hints}
+    marked = {name: search for name, search in ranges.items() if search is not None}
     for name in only:
         if name not in marked:
             known = nearest(name, marked) or ("." if name not in hints else "; it has no search range.")
