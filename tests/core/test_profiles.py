@@ -134,3 +134,22 @@ def test_squared_error_and_its_gradient_are_the_dense_ones(rows, oldest, seed):
 def test_a_perfect_row_has_no_error():
     x = profiles.read(histories(ROWS))
     assert profiles.squared_error(x.dense(N).requires_grad_(), x).max().item() < 1e-6
+
+
+@pytest.mark.parametrize(("items", "width"), [(40, 3), (4, 8)])
+def test_squared_error_of_a_last_layer_is_that_of_its_scores(items, width):
+    """A narrow layer never makes its scores; a wide one does; value and gradients are the same."""
+    generator = torch.Generator().manual_seed(0)
+    layer = ItemScores(items, width).double()
+    torch.nn.init.normal_(layer.bias, generator=generator)
+    x = profiles.read(histories([[1, 2], [], [3, 1, 4], [4], [2, 3], [1]]), 0.3, torch.float64)
+    hidden = torch.randn(6, width, dtype=torch.float64, generator=generator).requires_grad_()
+    weight = torch.rand(6, dtype=torch.float64, generator=generator)
+    leaves = (hidden, layer.weight, layer.bias)
+    found = profiles.squared_error_of(hidden, layer, x)
+    expected = profiles.squared_error(layer(hidden), x)
+    torch.testing.assert_close(found, expected)
+    ours = torch.autograd.grad((weight * found).sum(), leaves)
+    theirs = torch.autograd.grad((weight * expected).sum(), leaves)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)

@@ -56,6 +56,12 @@ def in_steps(training: Training, epoch: int) -> Training:
     return replace(training, max_steps=steps, validate_every=every, max_epochs=None, validate_epochs=None)
 
 
+def check_length(training: Training, batch_type: type[Any]) -> None:
+    """Raise BadSetting when a model that is trained on windows is asked to read whole histories."""
+    if not training.length and training.max_steps and batch_type not in (ProfileBatch, PairBatch):
+        raise BadSetting("length=0, the whole history, is for collaborative models; this one reads 1 item or more")
+
+
 def batch_at(
     train: Sequences, n_items: int, training: Training, batch_type: type[Any] = SequenceBatch
 ) -> Callable[[int], Any]:
@@ -79,8 +85,7 @@ def batch_at(
         return _profiles(train, training)
     if batch_type is PairBatch:
         return _pairs(train, n_items, training)
-    if not training.length:
-        raise BadSetting("length=0, the whole history, is for collaborative models; this one reads 1 item or more")
+    check_length(training, batch_type)
     lengths = train.lengths()
     eligible = np.flatnonzero(lengths >= 2)
     if not len(eligible):

@@ -111,7 +111,7 @@ class DiffRec(nn.Module):
         else:
             shared = self.config.shared_noise is not None
             read = self._corrupted_together(x, t) if shared else self._corrupted(x, t, None)
-            error = profiles.squared_error(self.net.last(self.net.hidden(read, t)), x)
+            error = profiles.squared_error_of(self.net.hidden(read, t), self.net.last, x)
         weighted = self.weight[t] * error
         self.history.record(t, weighted)
         return {"elbo": (weighted * share).mean().to(error.dtype)}
@@ -284,7 +284,7 @@ CARDS = [
         task="collaborative",
         summary="a user's row over all items, slightly corrupted and rebuilt by a denoising MLP",
         paper=DIFFREC,
-        presets={**_RELEASED, "best": Preset(DiffRecConfig(), _BEST, "chosen on validation of ML-1M, one seed")},
+        presets={**_RELEASED, "best": Preset(DiffRecConfig(shared_noise=16), _BEST, "chosen on validation of ML-1M, one seed")},
         batch=ProfileBatch,
         search=PROFILES_SEARCH,
     ),
@@ -297,7 +297,7 @@ CARDS = [
         paper=DIFFREC,
         presets={
             **_TIMED,
-            "best": Preset(DiffRecConfig(oldest_weight=0.1), _BEST, "DiffRec's, with w_min chosen on ML-1M, one seed"),
+            "best": Preset(DiffRecConfig(shared_noise=16, oldest_weight=0.1), _BEST, "DiffRec's, with w_min chosen on ML-1M, one seed"),
         },
         batch=ProfileBatch,
         search=PROFILES_SEARCH,
