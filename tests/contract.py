@@ -19,7 +19,16 @@ from diffacet.learn.checkpoint import Checkpoints
 from diffacet.learn.fit import fit, initial_weights
 
 N_ITEMS, LENGTH, USERS = 24, 7, 20
-SMALL = {"dim": 16, "interests": 2, "steps": 5, "noise_scale": 1.0, "dims": (8,), "latent": 6, "width": 8}
+SMALL = {
+    "dim": 16,
+    "interests": 2,
+    "steps": 5,
+    "noise_scale": 1.0,
+    "dims": (8,),
+    "latent": 24,
+    "width": 8,
+    "regularization": 1.0,
+}
 QUICK = {"batch_size": 8, "length": LENGTH, "max_steps": 6, "validate_every": 2, "patience": 100, "anneal": 0.0}
 
 

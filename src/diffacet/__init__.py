@@ -7,10 +7,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from diffacet.app.importing import import_log
+    from diffacet.app.importing import import_log, import_split
     from diffacet.app.report import build as build_report
     from diffacet.app.runs import Run, load, train
     from diffacet.app.search import tune
+    from diffacet.app.splitting import split_data
     from diffacet.core.contract import Card, Preset, Training
     from diffacet.data.interactions import Interactions
     from diffacet.data.readers import read_log
@@ -44,10 +45,12 @@ _HOME = {
     "card": "models",
     "evaluate": "rank.evaluate",
     "import_log": "app.importing",
+    "import_split": "app.importing",
     "load": "app.runs",
     "make_split": "data.splits",
     "open_data": "data.store:open",
     "read_log": "data.readers",
+    "split_data": "app.splitting",
     "train": "app.runs",
     "tune": "app.search",
     "write_data": "data.store:write",
@@ -75,10 +78,12 @@ __all__ = [
     "card",
     "evaluate",
     "import_log",
+    "import_split",
     "load",
     "make_split",
     "open_data",
     "read_log",
+    "split_data",
     "train",
     "tune",
     "write_data",

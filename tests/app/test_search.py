@@ -14,6 +14,7 @@ from diffacet.app import cli, runs, search, settings
 from diffacet.app.importing import import_log
 from diffacet.app.search import space as spaces
 from diffacet.core.contract import Preset, Search, Training
+from diffacet.data import splits
 from diffacet.errors import BadRun, BadSetting, MissingExtra
 from diffacet.learn.checkpoint import Record, Trail
 from diffacet.learn.fit import Moment
@@ -82,7 +83,8 @@ def marked(kind):
 @pytest.mark.parametrize("one", CARDS, ids=lambda c: c.name)
 def test_space_is_the_marked_fields_and_holds_every_preset(one):
     trained = any(preset.training.max_steps for preset in one.presets.values())
-    expected = marked(one.config) | (marked(Training) if trained else set())
+    nowhere = {name for name, search in one.search.items() if search is None}
+    expected = marked(one.config) | (marked(Training) - nowhere if trained else set())
     for preset in one.presets.values():
         if not expected:
             with pytest.raises(BadSetting, match="nothing left to search"):
@@ -101,7 +103,8 @@ def test_space_is_the_marked_fields_and_holds_every_preset(one):
 def test_every_end_of_every_range_is_a_legal_setting(one):
     base = one.presets["best"]
     for row in settings.describe(one):
-        assert bool(row["search"]) == (row["name"] in marked(one.config) | marked(Training))
+        searched = (marked(one.config) | marked(Training)) - {name for name, s in one.search.items() if s is None}
+        assert bool(row["search"]) == (row["name"] in searched)
     for name, dimension in spaces.space(one, base).items() if marked(one.config) else ():
         for value in dimension.choices or (dimension.low, dimension.high):
             changed = settings.apply(one, base, {name: value})
@@ -286,7 +289,7 @@ def test_when_every_trial_fails(shop, tmp_path, judged):
 
 
 def test_test_users_are_never_measured(shop, tmp_path, monkeypatch):
-    made = runs.splits.make_split
+    made = splits.make_split
     monkeypatch.setattr("diffacet.data.splits.make_split", lambda *given: dataclasses.replace(made(*given), test=None))
     assert len(tune_remi(shop, tmp_path, 2).trials) == 2
 

@@ -225,7 +225,7 @@ def test_unknown_keys_are_never_dropped():
 
 def test_inference_settings():
     assert settings.inference_settings(DMI.config) == {"refine_steps", "chain", "start", "reverse_noise", "noise_seed"}
-    assert settings.inference_settings(card("item-knn").config) == {"recency"}
+    assert settings.inference_settings(card("item-knn").config) == {"recency", "oldest_weight"}
     for name in ("pop", "y-dnn", "comirec-sa", "remi"):
         assert settings.inference_settings(card(name).config) == set()
     assert settings.inference_settings(Training) == set()

@@ -1,6 +1,7 @@
 """Small studies in processes of their own: output, resumption, refusals, and the comparison of runs."""
 
 import copy
+import dataclasses
 import json
 
 import polars as pl
@@ -121,6 +122,16 @@ def test_each_kind_of_picture_can_be_drawn(data, out, kind, count):
     for figure in drawn.values():
         json.dumps(figure, allow_nan=False)
         assert all(len(trace["x"]) == len(trace["y"]) for trace in figure["data"])
+
+
+def test_data_sets_stand_side_by_side_in_one_picture(data, out):
+    sheet = conduct.reread(planned(data), out).sheets[0]
+    drawn = pictures.across([sheet, dataclasses.replace(sheet, data="again")], ("recall@5",), "test")
+    (figure,) = drawn.values()
+    assert [trace["name"] for trace in figure["data"]] == [line.label for line in sheet.lines]
+    for trace, line in zip(figure["data"], sheet.lines, strict=True):
+        assert trace["x"] == ["shop", "again"]
+        assert trace["y"] == [line.mean("recall@5", "test")] * 2
 
 
 def test_without_a_browser_the_study_says_so(monkeypatch, tmp_path):

@@ -1,3 +1,4 @@
+import math
 import random
 
 import numpy as np
@@ -205,11 +206,13 @@ def test_by_time_refuses_a_log_of_one_moment():
 
 def test_splits_are_made_by_name():
     log = random_log(6)
-    for name in splits.SPLITS:
+    log = log.with_parts(np.arange(len(log)) % 3)
+    for name in ("by-user", "leave-last", "by-time", "collaborative"):
         split = splits.make_split(log, name, 5)
         assert split.protocol == name
         assert split.seed == (5 if name == "by-user" else None)
         assert split.leaks.endswith(".")
+        assert split.exclude_seen == split.valid.exclude_seen == (name in splits.MASKING)
     with pytest.raises(BadSetting, match="unknown split 'by-users'; did you mean 'by-user'"):
         splits.make_split(log, "by-users", 5)
 
@@ -225,3 +228,105 @@ def test_a_ratio_that_is_not_one_is_refused(ratio):
 def test_a_share_that_is_not_one_is_refused(share):
     with pytest.raises(BadSetting, match="between 0 and 1"):
         splits.by_user(random_log(0), target_share=share)
+
+
+def reference(log, parts=(0.7, 0.2, 0.1)):
+    """The collaborative protocol as a loop: user -> (train, valid, test), repeats dropped."""
+    found = {}
+    for user, items in whole(log).items():
+        items = list(dict.fromkeys(items))
+        train, valid = int(parts[0] * len(items)) + 1, math.ceil(parts[1] * len(items)) - 1
+        if len(items) < 3:
+            train, valid = len(items), 0
+        elif not valid:
+            train, valid = train - 1, 1
+        if len(items) >= 3 and train + valid == len(items):
+            train -= 1
+        found[user] = (items[:train], items[train : train + valid], items[train + valid :])
+    return found
+
+
+def test_collaborative_is_literal():
+    log = random_log(8, longest=30)
+    split, expected = splits.collaborative(log), reference(log)
+    assert rows_of(split.train) == {user: train for user, (train, _, _) in expected.items()}
+    cases = {user: parts for user, parts in expected.items() if parts[1]}
+    assert 0 < len(cases) < log.n_users
+    for holdout, target in ((split.valid, 1), (split.test, 2)):
+        assert rows_of(holdout.history) == {user: parts[0] for user, parts in cases.items()}
+        assert rows_of(holdout.target) == {user: parts[target] for user, parts in cases.items()}
+        assert holdout.exclude_seen
+        assert holdout.everyone == log.n_users
+    assert split.valid.seen is None
+    assert split.valid.masked() is split.valid.history
+    assert rows_of(split.test.seen) == {user: parts[0] + parts[1] for user, parts in cases.items()}
+    assert (split.protocol, split.seed, split.dropped_users) == ("collaborative", None, 0)
+    assert split.exclude_seen
+
+
+def test_the_parts_of_a_collaborative_split_are_apart():
+    split = splits.collaborative(random_log(9, longest=30))
+    for holdout in holdouts(split):
+        holdout.check_apart()
+    pairs = [
+        (user, item)
+        for part in (split.train, split.valid.target, split.test.target)
+        for user, items in rows_of(part).items()
+        for item in items
+    ]
+    assert len(pairs) == len(set(pairs))
+    for (user, shown), target in zip(
+        rows_of(split.test.seen).items(), rows_of(split.test.target).values(), strict=True
+    ):
+        assert not {*shown} & {*target}, user
+
+
+def test_given_takes_the_logs_own_parts():
+    log = random_log(10, users=30, longest=20)
+    rows = log.frame.select(pl.struct("user", "item").is_first_distinct()).to_series().to_numpy()
+    log = log.restrict(rows)
+    part = np.random.default_rng(0).integers(0, 3, len(log))
+    split = splits.given(log.with_parts(part))
+    mine = [{u: [] for u in range(log.n_users)} for _ in range(3)]
+    for user, item, place in zip(log.column("user"), log.column("item"), part, strict=True):
+        mine[place][int(user)].append(int(item))
+    learned = {user: items for user, items in mine[0].items() if items}
+    assert rows_of(split.train) == learned
+    assert split.dropped_users == log.n_users - len(learned) > 0
+    for holdout, place in ((split.valid, 1), (split.test, 2)):
+        assert rows_of(holdout.target) == {u: items for u, items in mine[place].items() if items and u in learned}
+        assert rows_of(holdout.history) == {u: learned[u] for u in rows_of(holdout.target)}
+        assert holdout.everyone == len(learned)
+    both = {u: [i for i, p in zip(whole(log)[u], part[log.column("user") == u], strict=True) if p < 2] for u in learned}
+    assert rows_of(split.test.seen) == {u: both[u] for u in rows_of(split.test.target)}
+    assert split.protocol == "given"
+
+
+def test_the_validation_part_may_be_shown_at_test():
+    split = splits.collaborative(random_log(11, longest=30))
+    more = splits.with_valid(split)
+    assert rows_of(more.test.history) == rows_of(split.test.seen)
+    assert rows_of(more.test.masked()) == rows_of(split.test.masked())
+    assert more.test.target is split.test.target
+    assert more.valid is split.valid
+    assert more.test.exclude_seen
+    with pytest.raises(BadSetting, match=r"train\+valid is an input of the splits .*; this one is by-user"):
+        splits.with_valid(splits.by_user(random_log(11)))
+
+
+def test_given_needs_parts_that_are_apart():
+    log = log_of_lengths([6, 6, 6])
+    with pytest.raises(BadLog, match=r"'diffacet import-split' makes such data.*'diffacet split'"):
+        splits.given(log)
+    frame = pl.DataFrame({"user_id": [1, 1, 1, 1], "item_id": [5, 6, 5, 7], "timestamp": [0, 1, 2, 3]})
+    twice = Interactions.from_frame(frame).with_parts(np.array([0, 1, 2, 2]))
+    with pytest.raises(BadLog, match="1 targets are among the items that must not be recommended, first item number 1"):
+        splits.given(twice)
+
+
+def test_a_log_without_cases_is_refused():
+    with pytest.raises(BadLog, match="collaborative: no user has interactions to train on and others in 'valid'"):
+        splits.collaborative(log_of_lengths([2, 1, 2]))
+    log = log_of_lengths([3, 3])
+    with pytest.raises(BadLog, match="given: no user has interactions to train on and others in 'test'"):
+        splits.given(log.with_parts(np.array([0, 1, 1, 0, 0, 1])))

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from diffacet.core import cooccurrence
 from diffacet.core.batch import Histories
 from diffacet.core.contract import Facts
+from diffacet.core.cooccurrence import gram
 from diffacet.errors import BadSetting
 from diffacet.models import ease
-from diffacet.models.ease import EASE, EASEConfig, gram, item_weights, largest
+from diffacet.models.ease import CARDS, EASE, EASEConfig, item_weights, largest
 
 N, L, U = 15, 6, 40
 
@@ -33,6 +35,22 @@ def matrix(sequences):
     return X
 
 
+def weights(row, oldest):
+    """{item: weight} of a row, each item where it came last, rising evenly from the oldest to 1."""
+    distinct = [item for place, item in enumerate(row) if item not in row[place + 1 :]]
+    steps = max(1, len(distinct) - 1)
+    return {item: oldest + place / steps * (1 - oldest) for place, item in enumerate(distinct)}
+
+
+def weighted(sequences, oldest):
+    """X (U, N + 1) of weights."""
+    X = np.zeros((len(sequences), N + 1))
+    for user, row in enumerate(sequences):
+        for item, weight in weights(row, oldest).items():
+            X[user, item] = weight
+    return X
+
+
 def solved(X, l2):
     """Every column of B as the ridge regression of its item on all the others, in float64."""
     B = np.zeros((N + 1, N + 1))
@@ -52,9 +70,17 @@ def histories(rows, width=L):
 
 @pytest.mark.parametrize("cells", [1, 100, 2**25])
 def test_gram_counts_the_users_of_two_items(cells, monkeypatch):
-    monkeypatch.setattr(ease, "CELLS_AT_ONCE", cells)
+    monkeypatch.setattr(cooccurrence, "CELLS_AT_ONCE", cells)
     X = matrix(users())
     assert np.array_equal(gram(facts(users())).numpy(), X.T @ X)
+
+
+@pytest.mark.parametrize("oldest", [0.0, 0.3])
+@pytest.mark.parametrize("cells", [100, 2**25])
+def test_gram_of_weighted_rows(oldest, cells, monkeypatch):
+    monkeypatch.setattr(cooccurrence, "CELLS_AT_ONCE", cells)
+    X = weighted(users(), oldest)
+    assert np.allclose(gram(facts(users()), oldest).numpy(), X.T @ X, atol=1e-5)
 
 
 @pytest.mark.parametrize("l2", [0.5, 10.0, 500.0])
@@ -103,6 +129,49 @@ def test_scores_are_weighted_sums_over_the_window(keep):
         for j in range(N + 1):
             expected = sum(0.7 ** (len(row) - 1 - place) * B[item, j] for place, item in enumerate(row))
             assert found[b, j].item() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("keep", [None, 4])
+@pytest.mark.parametrize("recency", [1.0, 0.7])
+def test_time_weights_act_on_what_is_scored_and_leave_the_fit(recency, keep):
+    settings = {"l2": 5.0, "recency": recency, "keep": keep}
+    plain, model = (EASE(EASEConfig(**settings, oldest_weight=oldest), facts(users())) for oldest in (1.0, 0.2))
+    assert torch.equal(plain.weights, model.weights)
+    assert torch.equal(plain.neighbours, model.neighbours)
+    rows = [[1, 2, 3, 4, 5, 6], [7, 2, 7, 1], [], [9]]
+    alone = plain.scores(histories([[item] for item in range(1, N + 1)])).numpy()  # (N, N + 1): rows of B
+    found = model.scores(histories(rows)).numpy()
+    for b, row in enumerate(rows):
+        weighed = list(weights(row, 0.2).items())
+        expected = sum(
+            recency ** (len(weighed) - 1 - place) * weight * alone[item - 1]
+            for place, (item, weight) in enumerate(weighed)
+        )
+        assert np.allclose(found[b], expected, atol=1e-6)
+
+
+def test_the_fit_may_be_weighted_as_well():
+    model = EASE(EASEConfig(l2=5.0, oldest_weight=0.2, weighted_fit=True), facts(users()))
+    assert np.allclose(model.weights.numpy(), solved(weighted(users(), 0.2), 5.0), atol=1e-5)
+    same = EASE(EASEConfig(l2=5.0, weighted_fit=True), facts(users())).weights
+    assert torch.equal(same, EASE(EASEConfig(l2=5.0), facts(users())).weights)
+
+
+def test_whole_histories_are_scored_in_any_width():
+    """As collaborative protocols show them: no length is known when the model is made."""
+    rows = [list(range(1, 14)), [3], []]
+    flat = Facts(N, 0, facts(users()).train_items, facts(users()).train_offsets)
+    model = EASE(CARDS[0].presets["collaborative-time"].model, flat)
+    narrow, wide = model.scores(histories(rows, 13)), model.scores(histories(rows, 40))
+    assert torch.equal(narrow, wide)
+    assert narrow[0].any()
+
+
+def test_turning_users_turns_the_scores_to_the_bit():
+    model, rows = EASE(EASEConfig(l2=5.0, oldest_weight=0.5), facts(users())), [[1, 2], [5, 3, 9], [], [7]]
+    scores = model.scores(histories(rows))
+    order = [2, 0, 3, 1]
+    assert torch.equal(model.scores(histories([rows[u] for u in order])), scores[order])
 
 
 @pytest.mark.parametrize("cells", [1, 2**25])

@@ -258,7 +258,7 @@ def test_refusals():
     with pytest.raises(BadSetting, match="unknown index kind"):
         recommender(index="flat")
     with pytest.raises(BadSetting, match="length"):
-        Recommender(Vectors(), IDS, length=0)
+        Recommender(Vectors(), IDS, length=-1)
 
 
 def test_parts_that_do_not_fit():
@@ -276,3 +276,25 @@ def test_parts_that_do_not_fit():
     broken.mix.data.fill_(math.nan)
     with pytest.raises(BadRun, match="not finite"):
         service.recommend(ids(1))
+
+
+@pytest.mark.parametrize("index", ["exact", "hnsw", "ivf"])
+@pytest.mark.parametrize("diversity", [0.0, 1.0])
+def test_nothing_is_left_when_the_history_is_the_catalogue(index, diversity):
+    for service in (recommender(index=index, categories=CATEGORIES), recommender(Scores(), categories=CATEGORIES)):
+        whole, some = service.recommend_many([ids(*range(1, N + 1)), ids(1)], 5, diversity=diversity)
+        assert len(whole) == len(whole.item_id) == len(whole.score) == 0
+        assert len(some) == 5
+        assert len(service.recommend(ids(*range(1, N)), 5, diversity=diversity)) == 1
+
+
+def test_length_zero_reads_the_whole_history():
+    class Counting(Scores):
+        def scores(self, history):
+            self.shown = history.items
+            return torch.zeros(len(history.items), N + 1)
+
+    model = Counting()
+    service = Recommender(model, IDS, length=0)
+    service.recommend_many([ids(3, 1, 2), ids(9)], 2)
+    assert model.shown.tolist() == [[3, 1, 2], [9, 0, 0]]

@@ -195,7 +195,7 @@ def test_users_without_a_value_are_left_out_of_the_mean(holdout):
     assert got["div_hit_union@10"] == got["div_hit_sum@10"] == 0
 
 
-@pytest.mark.parametrize("wrong", [{"ks": ()}, {"ks": (5, 0)}, {"batch_size": 0}, {"length": 0}])
+@pytest.mark.parametrize("wrong", [{"ks": ()}, {"ks": (5, 0)}, {"batch_size": 0}, {"length": -1}])
 def test_refusals(holdout, wrong):
     with pytest.raises(BadSetting, match="at least 1"):
         evaluate(Vectors(), holdout, **{"length": LENGTH, **wrong})

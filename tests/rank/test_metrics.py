@@ -46,6 +46,7 @@ def loops(ranked, G, n):
         "recall_textbook": h / len(S) if S else 0.0,
         "ndcg_textbook": gain / best if best else 0.0,
         "precision": h / n,
+        "recall_min": h / min(n, len(S)) if S else 0.0,
         "mrr": 0.0 if first is None else 1 / (first + 1),
     }
 

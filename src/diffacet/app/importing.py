@@ -6,10 +6,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from diffacet.data import filters, readers, store
-from diffacet.data.interactions import Interactions
-from diffacet.errors import BadLog, BadSetting
+import numpy as np
 
+from diffacet.data import filters, readers, store
+from diffacet.data.interactions import PARTS, Interactions
+from diffacet.data.presplit import read_parts
+from diffacet.errors import BadLog, BadSetting
+from diffacet.files import write_file
+
+READ = "read"
 DROPPED = "repeated rows dropped"
 Filter = tuple[str, Callable[[Interactions], Interactions]]
 
@@ -35,7 +40,7 @@ class Imported:
         files: what was read, in order.
         format: how it was read.
         steps: what was read, and what each filter left.
-        repeats: rows that repeat user, item and time of an earlier one.
+        repeats: rows that repeat user, item and time of an earlier one; None where there can be none.
         notes: what the reader decided, in words.
     """
 
@@ -45,7 +50,7 @@ class Imported:
     files: tuple[str, ...]
     format: str
     steps: tuple[Step, ...]
-    repeats: int
+    repeats: int | None
     notes: tuple[str, ...]
 
 
@@ -90,8 +95,7 @@ def import_log(
     out = Path(out)
     if duplicates not in ("keep", "drop"):
         raise BadSetting(f"--duplicates takes keep or drop; got '{duplicates}'")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise BadLog(f"{out} exists and is not an empty directory; name another one, or remove it first")
+    check_out(out)
     described = None if items is None else Path(items)
     raw = readers.read_log(
         [Path(path) for path in paths], format=format, user=user, item=item, time=time, rating=rating, items=described
@@ -107,7 +111,7 @@ def import_log(
         wanted.append((f"count {min_count} or more, once", lambda log: filters.min_count_once(log, min_count)))
     if k_core is not None:
         wanted.append((f"{k_core}-core", lambda log: filters.k_core(log, k_core)))
-    log, steps = _filtered(log, wanted)
+    log, steps = filtered(log, wanted)
     provenance: dict[str, Any] = {
         "files": list(raw.files),
         "format": raw.format,
@@ -120,9 +124,78 @@ def import_log(
     return Imported(out, log, store.fingerprint(log), raw.files, raw.format, steps, repeats, raw.notes)
 
 
-def _filtered(log: Interactions, wanted: Sequence[Filter]) -> tuple[Interactions, tuple[Step, ...]]:
+def import_split(
+    train: Path | str,
+    valid: Path | str,
+    test: Path | str,
+    out: Path | str,
+    *,
+    user: str | None = None,
+    item: str | None = None,
+    time: str | None = None,
+    items: Path | str | None = None,
+    item_vectors: Path | str | None = None,
+) -> Imported:
+    """Read files that are already split, one for each part, and write the data directory `out`, whole or not at all.
+
+    Args:
+        train: Parquet, CSV or TSV with a header, JSON lines, or `.npy` of two integer columns (user, item).
+        valid: the same.
+        test: the same.
+        out: the data directory; new or empty.
+        user: column of the users; None: found by name. The same holds of `item` and `time`.
+        item: column of the items.
+        time: column of the times, or "none"; without times the order is that of the files.
+        items: file with the items' titles and categories.
+        item_vectors: .npy file (N, any), row n for the n-th item by first appearance in train, valid and test; it is
+            kept for models with clusters of items.
+
+    Raises:
+        BadLog: `out` holds something, a file cannot be read, a pair of user and item occurs twice, or a user of
+            `valid` or `test` is not in `train`; nothing is written then.
+        BadSetting: the vectors do not fit the items; nothing is written either.
+    """
+    out, paths = Path(out), (Path(train), Path(valid), Path(test))
+    check_out(out)
+    described = None if items is None else Path(items)
+    log, notes = read_parts(*paths, user=user, item=item, time=time, items=described)
+    vectors = None if item_vectors is None else _read_vectors(Path(item_vectors), log.n_items)
+    steps = tuple(_step_of_part(log, place) for place in range(len(PARTS)))
+    files = tuple(str(path) for path in (*paths, described, item_vectors) if path is not None)
+    provenance: dict[str, Any] = {
+        "files": list(files),
+        "format": "parts",
+        "steps": [asdict(step) for step in steps],
+        "notes": list(notes),
+        "diffacet": metadata.version("diffacet"),
+    }
+    store.write(log, out, provenance)
+    if vectors is not None:
+        _write_vectors(out, vectors)
+    return Imported(out, log, store.fingerprint(log), files, "parts", steps, None, notes)
+
+
+def _read_vectors(path: Path, n_items: int) -> Any:
+    from diffacet.app import clusters  # with torch, which no other import needs
+
+    return clusters.read_vectors(path, n_items)
+
+
+def _write_vectors(out: Path, vectors: Any) -> None:
+    from diffacet.app import clusters
+
+    write_file(out / clusters.VECTORS, lambda path: clusters.save_vectors(path, vectors))
+
+
+def check_out(out: Path) -> None:
+    """Refuse a directory to make that holds something. Raises BadLog."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise BadLog(f"{out} exists and is not an empty directory; name another one, or remove it first")
+
+
+def filtered(log: Interactions, wanted: Sequence[Filter]) -> tuple[Interactions, tuple[Step, ...]]:
     """The log after all filters, and what each left; raises BadLog with all of it when one leaves nobody."""
-    steps = [_step("read", log)]
+    steps = [_step(READ, log)]
     for what, keep in wanted:
         try:
             log = keep(log)
@@ -134,6 +207,12 @@ def _filtered(log: Interactions, wanted: Sequence[Filter]) -> tuple[Interactions
 
 def _step(what: str, log: Interactions) -> Step:
     return Step(what, log.n_users, log.n_items, len(log))
+
+
+def _step_of_part(log: Interactions, place: int) -> Step:
+    rows = log.column("part") == place
+    users, items = (len(np.unique(log.column(name)[rows])) for name in ("user", "item"))
+    return Step(PARTS[place], users, items, int(rows.sum()))
 
 
 def _told(step: Step) -> str:

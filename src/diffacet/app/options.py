@@ -42,6 +42,28 @@ Format = Annotated[
     ),
 ]
 
+TrainPart = Annotated[Path, Option("--train", metavar="FILE", help="The training part: Parquet, CSV, TSV or .npy.")]
+ValidPart = Annotated[Path, Option("--valid", metavar="FILE", help="The validation part.")]
+TestPart = Annotated[Path, Option("--test", metavar="FILE", help="The test part.")]
+PartTime = Annotated[str | None, Option("--time", metavar="COL", help="Column of the times, if any; 'none': not read.")]
+
+Positive = Annotated[
+    str | None, Option("--min-rating", metavar="X|none", help="Rated X or more counts; needed where there are ratings.")
+]
+Core = Annotated[
+    int | None, Option("--k-core", metavar="N", help="Users and items have N or more; 10 if not given, 0: off.")
+]
+RatioOf = Annotated[
+    str | None, Option("--ratio", metavar="A:B:C", help="Of train, valid and test, user by user; 7:2:1 if not given.")
+]
+Noise = Annotated[
+    str,
+    Option(metavar="none|natural|random", help="In train and valid: low ratings, or items that the user never met."),
+]
+NoiseShare = Annotated[float | None, Option("--share", metavar="P", help="Of random noise, 0.1 to 0.5 in the paper.")]
+NoiseMode = Annotated[str, Option(metavar="add|replace", help="Random rows beside a user's own, or instead of some.")]
+NoiseSeed = Annotated[int, Option(metavar="N", min=0, help="Of the noise.")]
+
 ModelName = Annotated[str, Argument(metavar="MODEL", help="A model of 'diffacet models'.")]
 MaybeModel = Annotated[str | None, Argument(metavar="NAME", help="A model.")]
 Data = Annotated[Path, Option(metavar="DIR", help="A data directory.")]
@@ -55,11 +77,28 @@ Asked = Annotated[
     list[str] | None,
     Option("--set", metavar="key=value", help="Change an inference setting of the run; may be repeated."),
 ]
-SplitName = Annotated[str, Option(metavar="by-user|leave-last|by-time", help="The protocol.")]
+SplitName = Annotated[
+    str,
+    Option(
+        metavar="auto|by-user|leave-last|by-time|collaborative|given",
+        help="The protocol; auto: the data's own split, else that of the model's task.",
+    ),
+]
 Seed = Annotated[int, Option(metavar="N", help="Of initial weights, batches, negatives and noise.")]
 SplitSeed = Annotated[int, Option(metavar="N", help="Of the shuffle of users; 1230 is the published one.")]
 MaxSteps = Annotated[int | None, Option(metavar="N", help="Training steps at most.")]
 Threads = Annotated[int, Option(metavar="N", help="CPU threads; a result is bit-equal to another of as many.")]
+PartVectors = Annotated[
+    Path | None,
+    Option("--item-vectors", metavar="FILE", help=".npy, a row an item by first appearance; for l-diffrec's clusters."),
+]
+ItemVectors = Annotated[
+    Path | None,
+    Option(
+        metavar="FILE",
+        help="L-DiffRec: a .npy file of vectors (items, any) to make clusters of; else LightGCN is trained for them.",
+    ),
+]
 Resume = Annotated[bool, Option("--resume", help="Go on with the run in RUN.")]
 
 Memory = Annotated[int, Option(metavar="MIB", min=1, help="MiB that ranking may take; the numbers do not change.")]
@@ -72,7 +111,11 @@ RefineSteps = Annotated[
     Option(metavar="S", help="DMI: 0 leaves interests unrefined, S uses DDIM with S steps; without it all T steps."),
 ]
 ExcludeSeen = Annotated[
-    bool, Option("--exclude-seen", help="Leave out items of the history; the published protocol does not.")
+    bool | None,
+    Option("--exclude-seen/--include-seen", help="Leave out what the user has met, or not; else as the protocol does."),
+]
+Input = Annotated[
+    str, Option(metavar="train|train+valid", help="What the model is shown at test (splits collaborative and given).")
 ]
 MovedData = Annotated[Path | None, Option("--data", metavar="DIR", help="The data directory, if it has moved.")]
 

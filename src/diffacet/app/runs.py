@@ -1,7 +1,7 @@
 """Runs: from a data directory to a trained model in a directory of its own, and back.
 
     run.json           model, settings, data, split, code and environment
-    catalogue.parquet  item_id, maybe title and categories; row n is item n + 1
+    catalogue.parquet  item_id, maybe title, categories and cluster; row n is item n + 1
     metrics.jsonl      one line a validation
     best.safetensors   the model of the best validation
     last.safetensors   model, optimiser and trail of the newest one, to resume from
@@ -13,6 +13,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,13 @@ import torch
 from torch import nn
 
 from diffacet import files
-from diffacet.app import settings
+from diffacet.app import clusters, resuming, settings, splitting
 from diffacet.app.environment import environment, pick_device
-from diffacet.core.contract import Card, Facts, Preset, Training
-from diffacet.data import splits, store
+from diffacet.core.contract import Card, Facts, IntArray, Preset, Training
+from diffacet.data import store
 from diffacet.data.interactions import Ids, Interactions
 from diffacet.data.splits import Holdout, Split
-from diffacet.errors import BadRun, BadSetting, nearest
+from diffacet.errors import BadRun, BadSetting
 from diffacet.learn import batches, checkpoint
 from diffacet.learn.checkpoint import Checkpoints, Record
 from diffacet.learn.fit import Moment, fit, initial_weights
@@ -35,7 +36,7 @@ from diffacet.models import card as card_of
 from diffacet.rank.candidates import Recommender
 from diffacet.rank.categories import ItemCategories
 from diffacet.rank.evaluate import evaluate as measure
-from diffacet.rank.metrics import METRICS
+from diffacet.rank.metrics import check_metric
 from diffacet.rank.ranking import BUDGET
 
 FORMAT = 1
@@ -80,20 +81,20 @@ class Run:
             index=index,
         )
 
-    def holdout(self, on: str = "test", data: Path | None = None) -> Holdout:
+    def holdout(self, on: str = "test", data: Path | None = None, input: str = "train") -> Holdout:  # noqa: A002
         """The cases of the run's own split, cut again from its data.
 
         Args:
             on: "valid" or "test".
             data: the data directory, where it has moved.
+            input: "train", or "train+valid": the test's histories with the validation part.
 
         Raises:
-            BadSetting: `on` is neither.
+            BadSetting: `on` or `input` is neither, or the protocol has no such input.
             BadRun: the data are gone, or are not those of the run.
         """
-        if on not in ("valid", "test"):
-            raise BadSetting(f"--on takes valid or test; got '{on}'")
-        return getattr(self.split(data), on)
+        splitting.check_asked(on, input)
+        return splitting.holdout(self.split(data), on, input)
 
     def split(self, data: Path | None = None) -> Split:
         """The split that the run was trained on; see `holdout` for what is raised."""
@@ -103,23 +104,27 @@ class Run:
             raise BadRun(f"{self.path} was trained on {path}, which is not there; say where it is with --data DIR")
         dataset = store.open(path)
         _check_fingerprint(self.path, told, dataset)
-        return splits.make_split(dataset.log, self.about["split"]["name"], self.about["split"]["seed"])
+        return splitting.cut(dataset, self.about["split"]["name"], self.about["split"]["seed"])
 
     def evaluate(
         self,
         on: str = "test",
         ks: Sequence[int] = (20, 50),
         *,
-        exclude_seen: bool = False,
+        exclude_seen: bool | None = None,
+        input: str = "train",  # noqa: A002 - the command line's own word
         data: Path | None = None,
         budget: int = BUDGET,
         progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, Any]:
         """What `diffacet evaluate --json` prints: model, dataset, split, on, seed, users, seconds, metrics.
 
-        `budget` bounds the bytes that ranking takes beside the model; numbers do not depend on it.
+        Seen items are left out as the protocol does, unless `exclude_seen` says otherwise. `input` is what the model
+        is shown at test: "train", the protocol's own, or "train+valid". `budget` bounds the bytes that ranking takes
+        beside the model; numbers do not depend on it.
         """
-        holdout = self.holdout(on, data)
+        holdout = self.holdout(on, data, input)
+        exclude_seen = holdout.exclude_seen if exclude_seen is None else exclude_seen
         start = time.perf_counter()
         metrics = measure(
             _askable(self.model),
@@ -138,6 +143,7 @@ class Run:
             "split": self.about["split"]["name"],
             "split_seed": self.about["split"]["seed"],
             "on": on,
+            "input": input,
             "seed": self.settings.training.seed,
             "users": len(holdout),
             "exclude_seen": exclude_seen,
@@ -153,7 +159,7 @@ def train(
     *,
     preset: str = "best",
     set: Iterable[str] | Mapping[str, Any] = (),  # noqa: A002 - the command line's own word
-    split: str = "by-user",
+    split: str = splitting.AUTO,
     seed: int = 0,
     split_seed: int = 1230,
     max_steps: int | None = None,
@@ -161,6 +167,8 @@ def train(
     threads: int = 1,
     resume: bool = False,
     watch: Watch | None = None,
+    item_vectors: Path | str | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Run:
     """Train a model and return the run with its best weights.
 
@@ -170,7 +178,7 @@ def train(
         out: the run directory; new, or with `resume` an unfinished run of the same settings and data.
         preset: the settings to start from.
         set: changes to them, `["key=value"]` or a mapping.
-        split: "by-user", "leave-last" or "by-time".
+        split: a protocol of `SPLITS`, or "auto": the data's own split, else that of the model's task.
         seed: of initial weights, batches, negatives and noise.
         split_seed: of the shuffle of users; 1230 is the published protocol's.
         max_steps: training steps at most.
@@ -178,6 +186,8 @@ def train(
         threads: of the CPU. More than one slows the small products of a training step, often by far.
         resume: go on from the last checkpoint in `out`, to the same result as an unbroken run.
         watch: called after every step.
+        item_vectors: a .npy file, for models with clusters of items; None: LightGCN's, see `clusters`.
+        tell: called with a line on each stage before the training.
 
     Raises:
         BadSetting, BadLog, BadRun: before anything is written, but for a checkpoint that cannot be.
@@ -188,32 +198,40 @@ def train(
     changes = {"seed": seed} | ({} if max_steps is None else {"max_steps": max_steps}) | changes
     chosen = settings.apply(card, settings.preset(card, preset), changes)
     check_metric(chosen.training.metric)
+    batches.check_length(chosen.training, card.batch)
     target = pick_device(device)
     if threads < 1:
         raise BadSetting(f"threads is at least 1; got {threads}")
     dataset = store.open(data)
-    cut = splits.make_split(dataset.log, split, split_seed)
-    told = {
+    split = splitting.resolve(split, dataset.log.has_parts, card.task)
+    cut = splitting.cut(dataset, split, split_seed)
+    told: dict[str, Any] = {
         "format": FORMAT,
         "model": name,
         "preset": preset,
         "settings": {"model": dataclasses.asdict(chosen.model), "training": dataclasses.asdict(chosen.training)},
         "data": {"name": dataset.name, "path": str(data.resolve()), "fingerprint": dataset.fingerprint},
+        "facts": {"n_users": dataset.log.n_users},
         "split": {"name": split, "seed": split_seed, "leaks": cut.leaks, "dropped_users": cut.dropped_users},
     }
+    grouping = clusters.plan(chosen.model, chosen.training.seed, dataset, cut.train, told["split"], item_vectors)
+    told |= {} if grouping is None else {"clusters": grouping.told}
     _check_directory(out, told, resume)
     torch.set_num_threads(threads)
-    facts = batches.facts(cut.train, dataset.log.n_items, chosen.training)
+    again = partial(train, data=data, split=split, split_seed=split_seed, device=device, threads=threads)
+    groups = clusters.make(grouping, out / CATALOGUE, again, tell)
+    facts = batches.facts(cut.train, dataset.log.n_items, chosen.training, dataset.log.n_users, groups)
     with initial_weights(chosen.training.seed):
         model = card.build(chosen.model, facts).to(target)
     batch_at = batches.batch_at(cut.train, dataset.log.n_items, chosen.training, card.batch)
     if not (out / ABOUT).exists():
-        _create(out, told | {"environment": environment(target)}, dataset.log)
+        _create(out, told | {"environment": environment(target)}, dataset.log, groups)
 
     def validate(model: nn.Module) -> dict[str, float]:
         return measure(_askable(model), cut.valid, length=chosen.training.length, ks=_validation_ks(chosen.training))
 
-    fit(model, batch_at, chosen.training, validate=validate, checkpoints=Checkpoints(out), watch=watch)
+    steps = batches.in_steps(chosen.training, batches.epoch_steps(cut.train, chosen.training, card.batch))
+    fit(model, batch_at, steps, validate=validate, checkpoints=Checkpoints(out), watch=watch)
     return load(out, device=device)
 
 
@@ -249,7 +267,9 @@ def load(
     except (OSError, pl.exceptions.PolarsError) as error:
         raise BadRun(f"{path / CATALOGUE} is missing or damaged ({error}); restore it from a copy") from error
     tensors, _ = checkpoint.read(path / checkpoint.BEST)
-    model = card.build(chosen.model, Facts(len(catalogue), chosen.training.length)).to(pick_device(device))
+    n_users, groups = told.get("facts", {}).get("n_users", 0), clusters.of_catalogue(catalogue)
+    facts = Facts(len(catalogue), chosen.training.length, n_users=n_users, clusters=groups)
+    model = card.build(chosen.model, facts).to(pick_device(device))
     checkpoint.restore(model, tensors, path / checkpoint.BEST)
     return Run(path, told, card, chosen, model.eval(), catalogue)
 
@@ -277,8 +297,9 @@ def read_told(path: Path, name: str, version: int, none: str, mend: str) -> dict
     return told
 
 
-def _create(out: Path, told: dict[str, Any], log: Interactions) -> None:
+def _create(out: Path, told: dict[str, Any], log: Interactions, groups: IntArray | None) -> None:
     columns = {"item_id": log.items.values, "title": log.titles, "categories": log.categories}
+    columns[clusters.COLUMN] = None if groups is None else pl.Series(groups[1:])
     try:
         with files.new_directory(out) as folder:
             pl.DataFrame({n: c for n, c in columns.items() if c is not None}).write_parquet(folder / CATALOGUE)
@@ -294,26 +315,7 @@ def _check_directory(out: Path, told: dict[str, Any], resume: bool) -> None:
     if not resume:
         raise BadRun(f"{out} exists; choose another --out, or go on with the run in it by --resume")
     before = read_about(out)
-    if before["data"]["fingerprint"] != told["data"]["fingerprint"]:
-        raise BadRun(
-            f"{out} was trained on other data ({before['data']['name']}, {before['data']['fingerprint']}; "
-            f"now {told['data']['name']}, {told['data']['fingerprint']}); resume with the same --data"
-        )
-    old, new = _flat(before), _flat(told)
-    changed = [
-        f"{key} is {new.get(key)}, was {old.get(key)}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)
-    ]
-    if changed:
-        raise BadRun(f"{out} was begun with other settings: {'; '.join(changed)}; resume with the same, or a new --out")
-
-
-def _flat(told: Mapping[str, Any]) -> dict[str, Any]:
-    """What must not change in a resumed run, name -> value, as JSON holds it."""
-    flat = {"model": told["model"], "split": told["split"]["name"], "split_seed": told["split"]["seed"]}
-    for group in ("model", "training"):
-        values = told["settings"][group]
-        flat.update({k: list(v) if isinstance(v, tuple) else v for k, v in values.items()})
-    return flat
+    resuming.check(out, before, told)
 
 
 def _check_fingerprint(path: Path, told: Mapping[str, Any], dataset: store.Dataset) -> None:
@@ -322,13 +324,6 @@ def _check_fingerprint(path: Path, told: Mapping[str, Any], dataset: store.Datas
             f"{path} was trained on data with fingerprint {told['fingerprint']}; {dataset.path} has "
             f"{dataset.fingerprint}: it is other data, or was changed since"
         )
-
-
-def check_metric(metric: str) -> None:
-    """Refuse an unknown metric now, and not at the first validation."""
-    name = metric.partition("@")[0]
-    if name not in METRICS:
-        raise BadSetting(f"metric: there is no '{name}'{nearest(name, METRICS)} There are: {', '.join(METRICS)}")
 
 
 def _validation_ks(training: Training) -> tuple[int, ...]:

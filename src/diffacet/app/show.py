@@ -8,18 +8,23 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from diffacet.data.splits import MASKING
+
 if TYPE_CHECKING:
     from diffacet.app.importing import Imported
     from diffacet.app.studies.plan import Plan
     from diffacet.app.studies.spec import Study
     from diffacet.app.studies.tables import Page
-    from diffacet.core.contract import Card
+    from diffacet.core.contract import Card, Training
     from diffacet.data.atlas import Comparison
     from diffacet.data.store import Dataset
     from diffacet.rank.candidates import Candidates
 
 PUBLISHED = ("recall", "hit_rate", "ndcg", "ndcg_set")
 """Metrics as the field's tables print them; the others are named apart."""
+
+COLLABORATIVE = ("recall", "ndcg_textbook", "precision", "mrr")
+"""The same for tables of DiffRec's protocol, whose NDCG is the textbook's."""
 
 
 def plain(value: Any) -> Any:
@@ -51,8 +56,9 @@ def imported(console: Console, done: "Imported") -> None:
     console.print(f"read as {done.format}: {', '.join(done.files)}", highlight=False, markup=False, soft_wrap=True)
     for note in done.notes:
         console.print(f"  {note}", highlight=False, markup=False, soft_wrap=True)
-    verb = "dropped" if any(step.what == DROPPED for step in done.steps) else "kept"
-    console.print(f"  repeats of user, item and time: {done.repeats:,} ({verb})", highlight=False)
+    if done.repeats is not None:
+        verb = "dropped" if any(step.what == DROPPED for step in done.steps) else "kept"
+        console.print(f"  repeats of user, item and time: {done.repeats:,} ({verb})", highlight=False)
     table = _table("step", right=("users", "items", "interactions"))
     for step in done.steps:
         table.add_row(step.what, f"{step.users:,}", f"{step.items:,}", f"{step.interactions:,}")
@@ -158,8 +164,9 @@ def evaluation(console: Console, result: Mapping[str, Any]) -> None:
     )
     names = list(dict.fromkeys(key.partition("@")[0] for key in result["metrics"]))
     ks = sorted({int(key.partition("@")[2]) for key in result["metrics"]})
-    apart = [name for name in names if name not in PUBLISHED]
-    for heading, chosen in (("as in the field's tables", PUBLISHED), ("textbook and others", apart)):
+    usual = COLLABORATIVE if result["split"] in MASKING else PUBLISHED
+    apart = [name for name in names if name not in usual]
+    for heading, chosen in (("as in the field's tables", usual), ("the others", apart)):
         table = _table(heading, right=[f"@{k}" for k in ks])
         for name in chosen:
             table.add_row(name, *(number(result["metrics"].get(f"{name}@{k}")) for k in ks))
@@ -203,10 +210,17 @@ def planned(console: Console, plan: "Plan") -> None:
         row = job.variant
         changes = " ".join(f"{key}={value}" for key, value in row.set.items())
         told = (job.name, row.row.model, row.preset, escape(changes), str(job.seed), str(job.split_seed))
-        table.add_row(*told, f"{job.settings.training.max_steps:,}", f"{len(row.asks)} ways")
+        table.add_row(*told, _length(job.settings.training), f"{len(row.asks)} ways")
     _print_wide(console, table)
-    steps = sum(job.settings.training.max_steps for job in plan.jobs)
-    console.print(f"{len(plan.jobs)} runs, {steps:,} training steps at most", highlight=False)
+    counted = [job.settings.training for job in plan.jobs if job.settings.training.max_epochs is None]
+    steps, rest = sum(training.max_steps for training in counted), len(plan.jobs) - len(counted)
+    told_rest = f", and {rest} runs counted in epochs" if rest else ""
+    console.print(f"{len(plan.jobs)} runs, {steps:,} training steps at most{told_rest}", highlight=False)
+
+
+def _length(training: "Training") -> str:
+    """How long a run is at most."""
+    return f"{training.max_steps:,}" if training.max_epochs is None else f"{training.max_epochs:,} epochs"
 
 
 def page(console: Console, page: "Page") -> None:

@@ -166,7 +166,9 @@ class Training:
         float, Field(ge=0, le=1, description="share of max_steps, at the end, in which lr falls linearly to 0")
     ] = 0.0
     optimizer: Annotated[Literal["adam", "adamax"], Field(description="how parameters follow the gradient")] = "adam"
-    weight_decay: Annotated[float, Field(ge=0, description="decoupled decay of all weights, as in AdamW")] = 0.0
+    weight_decay: Annotated[
+        float, Field(ge=0, description="decay of all weights: decoupled with adam (AdamW), in the gradient with adamax")
+    ] = 0.0
     batch_size: Annotated[int, Field(ge=1, description="B, users (or interactions) in a batch")] = 128
     max_steps: Annotated[int, Field(ge=0, description="training steps at most")] = 1_000_000
     max_epochs: Annotated[

@@ -12,6 +12,8 @@ from diffacet.data.sequences import BoolArray, IntArray, Sequences
 from diffacet.errors import BadLog, UnknownItem
 
 Times = Literal["real", "rank"]
+PARTS = ("train", "valid", "test")
+"""The parts of a log that carries its own split; their numbers are their places."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +81,8 @@ class Interactions:
     """A log of interactions, with users 0..U - 1 and items 1..N.
 
     Attributes:
-        frame: user (Int64 number), item (Int64 number), time (Int64), maybe rating (Float64);
-            sorted by user and time, ties in the order in which they were read.
+        frame: user (Int64 number), item (Int64 number), time (Int64), maybe rating (Float64), maybe part (Int64,
+            a place in PARTS); sorted by user and time, ties in the order in which they were read.
         users: the users' ids, by number: the order of first appearance.
         items: the items' ids, by number: the catalogue.
         titles: (N,) Utf8 by item number, row 0 being item 1; or None.
@@ -103,6 +105,7 @@ class Interactions:
         *,
         catalogue: bool = False,
         times: Times | None = None,
+        parts: bool = False,
     ) -> "Interactions":
         """The log of `frame`, with ids turned into numbers.
 
@@ -113,11 +116,12 @@ class Interactions:
             catalogue: item numbers are the rows of `items`, in that order. Otherwise the catalogue is what occurs
                 in `frame`, numbered by descending count, ties by first appearance (as ComiRec and REMI do).
             times: what the timestamps are; None finds out: ranks, if each user's are exactly 0, 1, 2, ...
+            parts: the column `part` of `frame` (train, valid or test) is the log's own split; otherwise it is ignored.
 
         Raises:
             BadLog: a column is missing or of the wrong type, an id or time is missing, or there is no row.
         """
-        log = _checked(frame)
+        log = _checked(frame, parts)
         details = None if items is None else _checked_items(items)
         users = log["user_id"].unique(maintain_order=True)
         if not catalogue:
@@ -134,9 +138,8 @@ class Interactions:
                 "user": _numbered(log["user_id"], users, 0),
                 "item": _numbered(log["item_id"], names, 1),
                 "time": log["timestamp"],
-                **({"rating": log["rating"]} if "rating" in log.columns else {}),
             }
-        )
+        ).with_columns(log[name] for name in ("rating", "part") if name in log.columns)
         if numbered["item"].null_count():
             stray = log["item_id"].filter(numbered["item"].is_null()).unique(maintain_order=True)
             raise BadLog(f"{len(stray)} items of the log are not in the catalogue, such as {stray[0]}")
@@ -159,8 +162,17 @@ class Interactions:
         return len(self.frame)
 
     def column(self, name: str) -> IntArray:
-        """The column user, item or time: (n,) int64, read-only."""
+        """The column user, item, time or part: (n,) int64, read-only."""
         return self.frame[name].to_numpy()
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether the log carries its own split."""
+        return "part" in self.frame.columns
+
+    def with_parts(self, part: IntArray) -> "Interactions":
+        """The log with a split of its own: `part` (n,) int64, each row's place in PARTS."""
+        return replace(self, frame=self.frame.with_columns(pl.Series("part", part, dtype=pl.Int64)))
 
     def sequences(self) -> Sequences:
         """The users' items and times, row u being user u."""
@@ -197,11 +209,13 @@ class Interactions:
         users, items, interactions; pairs (distinct user-item pairs), repeated_pairs (interactions beyond the first
         of their pair), density = pairs / (users * items); per_user and per_item (interactions: min, median, mean,
         max; items without any count as 0); first_time, last_time, times ("real" or "rank"); with_categories (share
-        of the items that have one), categories (how many distinct ones). No category at all: 0.0 and 0.
+        of the items that have one), categories (how many distinct ones). No category at all: 0.0 and 0. A log with
+        a split of its own: parts (interactions of each).
         """
         user, item = self.column("user"), self.column("item")
         pairs = len(np.unique(user * (self.n_items + 1) + item))
         lists = self.categories
+        parts = np.bincount(self.column("part"), minlength=len(PARTS)).tolist() if self.has_parts else []
         return {
             "users": self.n_users,
             "items": self.n_items,
@@ -216,6 +230,7 @@ class Interactions:
             "times": self.times,
             "with_categories": 0.0 if lists is None else float((lists.list.len() > 0).sum()) / self.n_items,
             "categories": 0 if lists is None else lists.explode().drop_nulls().n_unique(),
+            **({"parts": dict(zip(PARTS, parts, strict=True))} if parts else {}),
         }
 
 
@@ -249,9 +264,9 @@ def _ids(column: pl.Series) -> pl.Series:
     return column
 
 
-def _checked(frame: pl.DataFrame) -> pl.DataFrame:
-    """`frame` with user_id, item_id, timestamp (Int64) and, if there, rating (Float64, null for NaN)."""
-    _need(frame, "user_id", "item_id", "timestamp")
+def _checked(frame: pl.DataFrame, parts: bool) -> pl.DataFrame:
+    """`frame` with user_id, item_id, timestamp (Int64), rating if there (Float64, null for NaN), part if asked."""
+    _need(frame, "user_id", "item_id", "timestamp", *(["part"] if parts else []))
     if not len(frame):
         raise BadLog("there is no interaction (0 rows)")
     time = frame["timestamp"]
@@ -267,6 +282,12 @@ def _checked(frame: pl.DataFrame) -> pl.DataFrame:
         if not rating.dtype.is_numeric():
             raise BadLog(f"rating must hold numbers, not {rating.dtype}; cast or drop it")
         columns.append(rating.cast(pl.Float64).fill_nan(None))
+    if parts:
+        places = pl.Series(range(len(PARTS)), dtype=pl.Int64)
+        part = frame["part"].cast(pl.Utf8).replace_strict(pl.Series(PARTS), places, default=None, return_dtype=pl.Int64)
+        if part.null_count():
+            raise BadLog(f"part is {', '.join(PARTS)}; got {frame['part'].filter(part.is_null())[0]!r}")
+        columns.append(part.alias("part"))
     return pl.DataFrame(columns)
 
 

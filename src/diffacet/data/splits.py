@@ -3,19 +3,27 @@
 by_user      held-out users, unseen in training; the last part of each is asked for   (ComiRec, REMI, DMI)
 leave_last   each user's last item is asked for, the one before it for validation     (textbook)
 by_time      everything after a moment is asked for                                   (textbook)
+collaborative  each user's first 70 % train, the next 20 % validate, the last are asked for  (DiffRec's files)
+given        the parts that the log brings with it                                    (released splits)
+
+The last two mask: what is in a user's other parts is never recommended.
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from diffacet.data.interactions import Interactions
+from diffacet.data import parts
+from diffacet.data.filters import distinct_pairs
+from diffacet.data.interactions import PARTS, Interactions
 from diffacet.data.sequences import IntArray, Sequences
 from diffacet.errors import BadLog, BadSetting, nearest
 
 Ratio = tuple[int, int, int]
-SPLITS = ("by-user", "leave-last", "by-time")
+SPLITS = ("by-user", "leave-last", "by-time", "collaborative", "given")
+MASKING = ("collaborative", "given")
+"""Protocols in which items of a user's other parts must not be recommended, at validation as at test."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,14 +33,37 @@ class Holdout:
     Attributes:
         history: what the model is shown, whole; it cuts it to its own length.
         target: what it is asked for, in time order, repeats kept. Row b belongs to row b of `history`.
+        seen: what must not be recommended where seen items are left out, row by row; None: the history.
+        exclude_seen: whether the protocol leaves them out.
+        everyone: users of the protocol, with those who have no target and so are no case; None: the cases.
     """
 
     history: Sequences
     target: Sequences
+    seen: Sequences | None = None
+    exclude_seen: bool = False
+    everyone: int | None = None
 
     def __len__(self) -> int:
         """The number of cases."""
         return len(self.history)
+
+    def masked(self) -> Sequences:
+        """What is left out of the lists where seen items are: `seen`, else the history."""
+        return self.history if self.seen is None else self.seen
+
+    def check_apart(self) -> None:
+        """Raise BadLog when a case's target is among what must not be recommended: it could never be a hit."""
+        masked, target = self.masked(), self.target
+        width = max(int(masked.items.max(initial=0)), int(target.items.max(initial=0))) + 1
+        left, right = (np.repeat(np.arange(len(s)), s.lengths()) * width + s.items for s in (masked, target))
+        both = np.flatnonzero(np.isin(right, left))
+        if len(both):
+            row, item = divmod(int(right[both[0]]), width)
+            raise BadLog(
+                f"{len(both)} targets are among the items that must not be recommended, first item number {item} of "
+                f"user number {int(target.users[row])}; the parts of a split must not share a pair of user and item"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +88,11 @@ class Split:
     dropped_users: int
     leaks: str
 
+    @property
+    def exclude_seen(self) -> bool:
+        """Whether the protocol leaves seen items out of the lists, at validation as at test."""
+        return self.test.exclude_seen
+
 
 def make_split(log: Interactions, name: str, seed: int) -> Split:
     """The split called `name` (one of SPLITS); `seed` is used by by-user only. Raises BadSetting, BadLog."""
@@ -66,6 +102,10 @@ def make_split(log: Interactions, name: str, seed: int) -> Split:
         return leave_last(log)
     if name == "by-time":
         return by_time(log)
+    if name == "collaborative":
+        return collaborative(log)
+    if name == "given":
+        return given(log)
     raise BadSetting(f"unknown split {name!r}{nearest(name, SPLITS)}; the splits are {', '.join(SPLITS)}")
 
 
@@ -181,6 +221,89 @@ def by_time(log: Interactions, ratio: Ratio = (8, 1, 1)) -> Split:
         dropped_users=log.n_users - len(np.unique(np.concatenate([train, valid, test]))),
         leaks="No interaction from a cut on is known before it; only the catalogue and its numbers know the whole log.",
     )
+
+
+def collaborative(log: Interactions, shares: parts.Shares = parts.SHARES) -> Split:
+    """The protocol of DiffRec's released files: each user's interactions cut in time order, by `parts.counts`.
+
+    A repeated pair of user and item counts once, the earliest. The history is the training part, at validation
+    and at test; what must not be recommended is the training part at validation, and at test the validation part,
+    too. A log's own parts are ignored.
+
+    Raises:
+        BadLog: no user has three different items.
+        BadSetting: the shares are not three positive numbers that sum to 1.
+    """
+    log = distinct_pairs(log)
+    leaks = "A user's own future is hidden, but other users' later interactions are learned from: item trends leak."
+    return _of_parts(log, parts.assign(log, shares), "collaborative", leaks)
+
+
+def given(log: Interactions) -> Split:
+    """The parts that the log brings with it; history and masks as in `collaborative`.
+
+    A user without training rows is no case and counts as dropped.
+
+    Raises:
+        BadLog: the log has no parts, two parts of a user share an item, or no user has rows in all that it takes.
+    """
+    if not log.has_parts:
+        raise BadLog(
+            "the log has no parts of its own: 'diffacet import-split' makes such data from files that are split, "
+            "'diffacet split' from a data directory; or choose another --split"
+        )
+    leaks = "Whoever cut the parts decided what is known when: a part may lie before another in time."
+    split = _of_parts(log, log.column("part"), "given", leaks)
+    for holdout in (split.valid, split.test):
+        holdout.check_apart()
+    return split
+
+
+def _of_parts(log: Interactions, part: IntArray, protocol: str, leaks: str) -> Split:
+    """The split of the rows' parts (n,): places in PARTS."""
+    user, item, time = (log.column(name) for name in ("user", "item", "time"))
+
+    def rows(kept: np.ndarray) -> Sequences:
+        return Sequences.from_rows(user[kept], item[kept], time[kept], log.n_users)
+
+    train, before_test = rows(part == parts.TRAIN), rows(part != parts.TEST)
+    learned = train.lengths() > 0
+
+    def holdout(place: int, seen: Sequences | None) -> Holdout:
+        target = rows(part == place)
+        cases = np.flatnonzero(learned & (target.lengths() > 0))
+        if not len(cases):
+            raise BadLog(
+                f"{protocol}: no user has interactions to train on and others in '{PARTS[place]}'; {log.n_users} users "
+                f"have {len(log)} interactions; use another split, or lower the filters"
+            )
+        mask = None if seen is None else seen.take(cases)
+        return Holdout(train.take(cases), target.take(cases), mask, True, int(learned.sum()))
+
+    return Split(
+        train=train.take(np.flatnonzero(learned)),
+        valid=holdout(parts.VALID, None),
+        test=holdout(parts.TEST, before_test),
+        protocol=protocol,
+        seed=None,
+        dropped_users=log.n_users - int(learned.sum()),
+        leaks=leaks,
+    )
+
+
+def with_valid(split: Split) -> Split:
+    """The split whose test histories are the training and the validation part, in time order.
+
+    Raises:
+        BadSetting: the protocol has no part of the test's users that is validated on and not shown.
+    """
+    test = split.test
+    if split.protocol not in MASKING or test.seen is None:
+        raise BadSetting(
+            f"train+valid is an input of the splits {' and '.join(MASKING)}; this one is {split.protocol}, where the "
+            "test's history is fixed"
+        )
+    return replace(split, test=replace(test, history=test.seen))
 
 
 def _count_before(log: Interactions, time: int) -> IntArray:

@@ -1,8 +1,8 @@
 """The data directory: a log on disk, with its catalogue, its provenance and its fingerprint.
 
-    interactions.parquet   user_id, item_id, timestamp, maybe rating; in the log's order
+    interactions.parquet   user_id, item_id, timestamp, maybe rating, maybe part; in the log's order
     items.parquet          item_id, maybe title and categories; row n is item n + 1
-    dataset.json           format, fingerprint, times, provenance, statistics
+    dataset.json           format, fingerprint, times, maybe parts, provenance, statistics
 
 A directory without dataset.json, which others made, opens too; see `open`.
 """
@@ -14,7 +14,7 @@ from typing import Any, get_args
 import polars as pl
 
 from diffacet import files
-from diffacet.data.interactions import Interactions, Times
+from diffacet.data.interactions import PARTS, Interactions, Times
 from diffacet.errors import BadLog
 
 FORMAT = 1
@@ -41,7 +41,7 @@ class Dataset:
 
 
 def fingerprint(log: Interactions) -> str:
-    """16 hex digits of the users, items, times and ratings of `log` in order, and of all ids, as strings.
+    """16 hex digits of the users, items, times, parts and ratings of `log` in order, and of all ids, as strings.
 
     Titles and categories do not count.
     """
@@ -74,6 +74,7 @@ def write(log: Interactions, out: Path, provenance: dict[str, Any]) -> None:
             "item_id": log.items.ids(log.column("item")),
             "timestamp": log.frame["time"],
             **({"rating": log.frame["rating"]} if "rating" in log.frame.columns else {}),
+            **({"part": pl.Series(PARTS).gather(log.frame["part"])} if log.has_parts else {}),
         }
     )
     described = {"item_id": log.items.values, "title": log.titles, "categories": log.categories}
@@ -82,6 +83,7 @@ def write(log: Interactions, out: Path, provenance: dict[str, Any]) -> None:
         "format": FORMAT,
         "fingerprint": fingerprint(log),
         "times": log.times,
+        **({"parts": True} if log.has_parts else {}),
         "provenance": provenance,
         "statistics": log.statistics(),
     }
@@ -98,7 +100,8 @@ def open(path: Path) -> Dataset:  # noqa: A001
     """The data set in the directory `path`: one that `write` made, or one that others made.
 
     In the latter, interactions.parquet has user_id, item_id (integers or strings) and timestamp or
-    position (integers; timestamp wins), maybe rating, in any order and beside any other columns;
+    position (integers; timestamp wins), maybe rating, in any order and beside any other columns (a column
+    part is ignored, since others split by rules of their own);
     items.parquet, if there, has item_id, maybe title and categories (lists of strings or numbers),
     and the catalogue is what occurs in the log.
 
@@ -113,11 +116,12 @@ def open(path: Path) -> Dataset:  # noqa: A001
         found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
         raise BadLog(f"{path} holds no {LOG} (but {found}); `diffacet import` makes a data directory from a raw log")
     about = _about(path / ABOUT) if (path / ABOUT).exists() else None
-    frame, positions = _read_log(path / LOG)
+    parts = about is not None and bool(about.get("parts"))
+    frame, positions = _read_log(path / LOG, parts)
     items = _read(path / ITEMS, "item_id", "title", "categories") if about or (path / ITEMS).exists() else None
     times: Times | None = about["times"] if about else "rank" if positions else None
     try:
-        log = Interactions.from_frame(frame, items, catalogue=about is not None, times=times)
+        log = Interactions.from_frame(frame, items, catalogue=about is not None, times=times, parts=parts)
     except BadLog as error:
         raise BadLog(f"{path}: {error}") from None
     found = fingerprint(log)
@@ -145,9 +149,9 @@ def _about(path: Path) -> dict[str, Any]:
     return about
 
 
-def _read_log(path: Path) -> tuple[pl.DataFrame, bool]:
+def _read_log(path: Path, parts: bool) -> tuple[pl.DataFrame, bool]:
     """The columns of an interactions.parquet that count, and whether its times are positions."""
-    frame = _read(path, "user_id", "item_id", "timestamp", "position", "rating")
+    frame = _read(path, "user_id", "item_id", "timestamp", "position", "rating", *(["part"] if parts else []))
     if "timestamp" in frame.columns or "position" not in frame.columns:
         return frame, False
     return frame.rename({"position": "timestamp"}), True

@@ -21,9 +21,17 @@ MODELS = {
     "facet": "facet",
     "mf": "mf",
     "lightgcn": "lightgcn",
+    "als": "als",
+    "cdae": "cdae",
+    "multi-dae": "multidae",
+    "multi-dae++": "multidae",
+    "multi-vae": "multivae",
+    "codigem": "codigem",
     "acvae": "acvae",
     "diffrec": "diffrec",
     "t-diffrec": "diffrec",
+    "l-diffrec": "ldiffrec",
+    "lt-diffrec": "ldiffrec",
 }
 
 

@@ -289,5 +289,6 @@ CARDS = [
             "best": Preset(ACVAEConfig(), _PAPER, "as paper; not searched yet"),
         },
         batch=ProfileBatch,
+        search=protocols.PROFILES_SEARCH,
     ),
 ]

@@ -284,7 +284,10 @@ CARDS = [
         task="collaborative",
         summary="a user's row over all items, slightly corrupted and rebuilt by a denoising MLP",
         paper=DIFFREC,
-        presets={**_RELEASED, "best": Preset(DiffRecConfig(shared_noise=16), _BEST, "chosen on validation of ML-1M, one seed")},
+        presets={
+            **_RELEASED,
+            "best": Preset(DiffRecConfig(shared_noise=16), _BEST, "chosen on validation of ML-1M, one seed"),
+        },
         batch=ProfileBatch,
         search=PROFILES_SEARCH,
     ),
@@ -297,7 +300,11 @@ CARDS = [
         paper=DIFFREC,
         presets={
             **_TIMED,
-            "best": Preset(DiffRecConfig(shared_noise=16, oldest_weight=0.1), _BEST, "DiffRec's, with w_min chosen on ML-1M, one seed"),
+            "best": Preset(
+                DiffRecConfig(shared_noise=16, oldest_weight=0.1),
+                _BEST,
+                "DiffRec's, with w_min chosen on ML-1M, one seed",
+            ),
         },
         batch=ProfileBatch,
         search=PROFILES_SEARCH,

@@ -7,7 +7,6 @@ Shapes: U training users, B users, L history items, N items.
 
 from typing import Annotated
 
-import numpy as np
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -15,12 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffacet.core.batch import Histories
-from diffacet.core.contract import INFERENCE, STRICT, Card, Facts, Preset, Search, Training
+from diffacet.core.contract import INFERENCE, STRICT, Card, Facts, OldestWeight, Preset, Search, Training
+from diffacet.core.cooccurrence import CELLS_AT_ONCE, gram, weighed
 from diffacet.core.papers import EASE as PAPER
+from diffacet.core.protocols import ROWS
 from diffacet.errors import BadSetting
-
-CELLS_AT_ONCE = 2**25
-"""Dense cells that are held beside the matrix while it is filled and thinned (4 bytes each, a few times)."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -44,10 +42,17 @@ class EASEConfig:
     max_items: Annotated[
         int, Field(ge=1, description="largest catalogue that is accepted; fitting takes 4 N^2 bytes and N^3 time")
     ] = 50_000
+    oldest_weight: Annotated[OldestWeight, INFERENCE] = 1.0
+    weighted_fit: Annotated[
+        bool, Field(description="fit B on rows with the weights of oldest_weight as well, not on rows of 0 and 1")
+    ] = False
 
 
 class EASE(nn.Module):
-    """score(j) = sum over history items i of recency^age(i) * B_ij; the latest item has age 0."""
+    """score(j) = sum over history items i of recency^age(i) * w_i * B_ij; the latest item has age 0.
+
+    w_i is 1, or with an `oldest_weight` below 1 the item's time weight; then an item counts once in a history.
+    """
 
     weights: Tensor
     neighbours: Tensor
@@ -68,7 +73,7 @@ class EASE(nn.Module):
                     f"{4 * (facts.n_items + 1) ** 2} bytes and a time that grows with the cube of the items; "
                     f"with that much memory pass --set max_items={facts.n_items}, else choose item-knn"
                 )
-            weights = item_weights(gram(facts), config.l2)
+            weights = item_weights(gram(facts, config.oldest_weight if config.weighted_fit else 1.0), config.l2)
             if config.keep is not None and config.keep < facts.n_items:
                 weights, neighbours = largest(weights, config.keep)
         self.register_buffer("weights", weights)  # (N + 1, N + 1), or (N + 1, keep)
@@ -76,37 +81,15 @@ class EASE(nn.Module):
 
     def scores(self, history: Histories) -> Tensor:
         """(B, N + 1), 0 where no history item has a weight for the item."""
-        items, mask = history.items, history.mask
-        age = mask.sum(-1, keepdim=True) - 1 - torch.arange(items.shape[1], device=items.device)
-        share = self.config.recency ** age.to(self.weights.dtype) * mask  # (B, L)
+        c, users = self.config, len(history.items)
+        row, item, share = weighed(history, c.recency, c.oldest_weight, self.weights.dtype)
         if not self.neighbours.numel():
-            return functional.embedding_bag(items, self.weights, mode="sum", per_sample_weights=share)
-        scores = self.weights.new_zeros(len(items), self.n_items + 1)
-        where = self.neighbours[items].long().flatten(1)  # (B, L * keep)
-        return scores.scatter_add_(1, where, (share.unsqueeze(-1) * self.weights[items]).flatten(1))
-
-
-def gram(facts: Facts) -> Tensor:
-    """X^T X of the training users' 0/1 rows, (N + 1, N + 1) float32; row and column 0 are 0.
-
-    Made block by block from sparse X: beside the result it takes CELLS_AT_ONCE cells, not its size.
-    """
-    n, users = facts.n_items + 1, len(facts.train_offsets) - 1
-    owner = np.repeat(np.arange(users), np.diff(facts.train_offsets))
-    pairs = np.unique(owner * n + facts.train_items)  # a repeated item counts once
-    user, item = torch.from_numpy(pairs // n), torch.from_numpy(pairs % n)
-    ones = torch.ones(len(pairs))
-    transposed = torch.sparse_coo_tensor(torch.stack([item, user]), ones, (n, users), check_invariants=False).coalesce()
-    product, width = torch.zeros(n, n), max(1, CELLS_AT_ONCE // max(n, users))
-    order = item.argsort(stable=True)
-    ends = torch.searchsorted(item[order], torch.arange(n + 1))
-    for begin in range(0, n, width):
-        end = min(begin + width, n)
-        chosen = order[ends[begin] : ends[end]]
-        block = torch.zeros(users, end - begin)
-        block[user[chosen], item[chosen] - begin] = 1
-        product[:, begin:end] = torch.sparse.mm(transposed, block)
-    return product
+            starts = torch.searchsorted(row, torch.arange(users, device=row.device))
+            return functional.embedding_bag(item, self.weights, starts, mode="sum", per_sample_weights=share)
+        scores = self.weights.new_zeros(users * (self.n_items + 1))
+        cell = row.unsqueeze(1) * (self.n_items + 1) + self.neighbours[item]  # (n, keep)
+        scores.index_add_(0, cell.flatten(), (share.unsqueeze(1) * self.weights[item]).flatten())
+        return scores.view(users, self.n_items + 1)
 
 
 def item_weights(product: Tensor, l2: float) -> Tensor:
@@ -151,6 +134,10 @@ CARDS = [
                 EASEConfig(l2=100.0, recency=0.9, keep=100),
                 _UNTRAINED,
                 "chosen on validation of Amazon Beauty, one split",
+            ),
+            "collaborative": Preset(EASEConfig(), ROWS, "the usual penalty, whole rows; search l2 for a log"),
+            "collaborative-time": Preset(
+                EASEConfig(oldest_weight=0.1), ROWS, "the same, scored on rows with T-DiffRec's time weights"
             ),
         },
     ),

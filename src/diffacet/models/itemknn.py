@@ -13,9 +13,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from diffacet.core.batch import Histories
-from diffacet.core.contract import INFERENCE, STRICT, Card, Facts, Preset, Search, Training
+from diffacet.core.contract import INFERENCE, STRICT, Card, Facts, OldestWeight, Preset, Search, Training
 from diffacet.core.cooccurrence import CoOccurrence
 from diffacet.core.papers import ITEM_KNN
+from diffacet.core.protocols import ROWS
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -47,10 +48,19 @@ class ItemKNNConfig:
         INFERENCE,
         Search(0.5, 1.0),
     ] = 1.0
+    neighbours: Annotated[
+        int | None,
+        Field(ge=1, title="k", description="items of largest similarity that may speak for a candidate; none: all"),
+        Search(choices=(None, 10, 20, 50, 100, 200, 400)),
+    ] = None
+    oldest_weight: Annotated[OldestWeight, INFERENCE] = 1.0
 
 
 class ItemKNN(nn.Module):
-    """score(j) = sum over history items i of recency^age(i) * similarity(i, j); the latest item has age 0."""
+    """score(j) = sum over history items i of recency^age(i) * w_i * similarity(i, j); the latest item has age 0.
+
+    w_i is 1, or with an `oldest_weight` below 1 the item's time weight; then an item counts once in a history.
+    """
 
     def __init__(self, config: ItemKNNConfig, facts: Facts) -> None:
         super().__init__()
@@ -62,11 +72,12 @@ class ItemKNN(nn.Module):
             history_power=c.history_power,
             candidate_power=c.candidate_power,
             shrinkage=c.shrinkage,
+            nearest=c.neighbours,
         )
 
     def scores(self, history: Histories) -> Tensor:
         """(B, N + 1), 0 where nothing in the history co-occurred with the item."""
-        return self.pairs(history, self.config.recency)
+        return self.pairs(history, self.config.recency, self.config.oldest_weight)
 
 
 _UNTRAINED = Training(max_steps=0)
@@ -90,6 +101,9 @@ CARDS = [
                 ItemKNNConfig(window=40, decay=0.5, history_power=0.5, candidate_power=0.25, recency=0.9),
                 Training(max_steps=0, length=40),
                 "for long sequences: chosen on validation of Gowalla, one split",
+            ),
+            "collaborative": Preset(
+                ItemKNNConfig(neighbours=100), ROWS, "cosine, 100 neighbours of each candidate, whole rows"
             ),
         },
     ),

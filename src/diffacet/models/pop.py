@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from diffacet.core.batch import Histories
 from diffacet.core.contract import STRICT, Card, Facts, Preset, Training
 from diffacet.core.papers import POPREC
+from diffacet.core.protocols import ROWS
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -45,6 +46,7 @@ CARDS = [
         presets={
             "paper": Preset(PopConfig(), _UNTRAINED, "counts of training interactions"),
             "best": Preset(PopConfig(), _UNTRAINED, "counts of training interactions"),
+            "collaborative": Preset(PopConfig(), ROWS, "the same, chosen and shown whole rows as collaborative models"),
         },
     ),
 ]

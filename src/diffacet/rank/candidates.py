@@ -73,18 +73,18 @@ class Recommender:
         Args:
             model: a Matcher or a Scorer, trained.
             items: the catalogue's ids.
-            length: L, the most recent items of a history that the model reads.
+            length: L, the most recent items of a history that the model reads; 0: all of them.
             titles: (N,) by item number, row 0 being item 1.
             categories: of the items; what `diversity` needs.
             index: "exact", "hnsw" or "ivf", or an index that is already built; a Scorer needs none.
             device: where histories go; None: the device of the model's first parameter or buffer.
 
         Raises:
-            BadSetting: an unknown kind of index, or a length below 1.
+            BadSetting: an unknown kind of index, or a length below 0.
             BadRun: the model's catalogue, the index or the categories have not as many items as `items`.
         """
-        if length < 1:
-            raise BadSetting(f"length, the items of a history that are read, is at least 1; got {length}")
+        if length < 0:
+            raise BadSetting(f"length, the items of a history that are read, is 0 (all) or more; got {length}")
         self.model, self.items, self.length = model, items, length
         self.titles, self.categories = titles, categories
         self.device = device_of(model) if device is None else torch.device(device)
@@ -168,7 +168,8 @@ class Recommender:
     def _answer(
         self, known: list[IntArray], unknown: list[list[Any]], k: int, exclude_seen: bool, diversity: float
     ) -> list[Candidates]:
-        read = _padded([numbers[-self.length :] for numbers in known], self.length)
+        # numbers[-0:] is the whole history, as a length of 0 means it.
+        read = _padded([numbers[-self.length :] for numbers in known], self.length or max(map(len, known)))
         seen = [np.unique(numbers) if exclude_seen else numbers[:0] for numbers in known]
         history = Histories(
             torch.from_numpy(read), torch.full((len(known),), -1), torch.zeros(len(known), dtype=torch.int64)

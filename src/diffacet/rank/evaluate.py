@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from diffacet.rank.ranking import BUDGET, top_k, top_k_scores
 
 BATCH = 256  # a divisor of the 1,024 cases for which inference noise is drawn at once
 FloatArray = NDArray[np.float64]
+Average = Literal["evaluated", "all"]
 
 
 @dataclass(frozen=True)
@@ -30,17 +32,30 @@ class Measured:
         values: metric name -> (U,) float64, one number for each row of the holdout; NaN where a row has no
             value (category metrics of lists with fewer than two items that have a category).
         overall: metric name -> a number of all lists together, which is no mean over users.
+        everyone: users of the protocol, with those who have no target and so no row; None: the rows.
     """
 
     values: dict[str, FloatArray]
     overall: dict[str, float]
+    everyone: int | None = None
 
-    def means(self) -> dict[str, float]:
-        """The mean of each of `values` over the users that have one (NaN if none has), then `overall`."""
+    def means(self, average: Average = "evaluated") -> dict[str, float]:
+        """The mean of each of `values` over the users that have one (NaN if none has), then `overall`.
+
+        Args:
+            average: "all" counts users without a target, too, with 0 in each metric of hits (the code of DiffRec).
+
+        Raises:
+            BadSetting: `average` is neither.
+        """
+        if average not in ("evaluated", "all"):
+            raise BadSetting(f"average is evaluated or all; got '{average}'")
         means = {}
         for name, value in self.values.items():
             there = value[~np.isnan(value)]
             means[name] = float(there.mean()) if len(there) else float("nan")
+            if average == "all" and self.everyone and name.partition("@")[0] in METRICS:
+                means[name] *= len(value) / self.everyone
         return {**means, **self.overall}
 
 
@@ -50,16 +65,18 @@ def evaluate(
     *,
     length: int,
     ks: Sequence[int] = (20, 50),
-    exclude_seen: bool = False,
+    exclude_seen: bool | None = None,
     categories: ItemCategories | None = None,
     batch_size: int | None = None,
     budget: int = BUDGET,
     device: torch.device | str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    average: Average = "evaluated",
 ) -> dict[str, float]:
     """Metrics of `model` over all users of `holdout`: `name@k` -> number, defined in `metrics` and `categories`.
 
-    The means of `per_user`, whose arguments and errors these are, and the numbers of all lists together:
+    The means of `per_user`, whose arguments and errors these are (`average`: over the users with a target, or over
+    "all" of the protocol, see `Measured.means`), and the numbers of all lists together:
     `coverage@k`, the share of the catalogue that is recommended to anybody; with categories `div_hit_sum@k`,
     over users the sum of distinct categories among a user's hits, and `div_hit_union@k`, the distinct
     categories among all hits.
@@ -75,7 +92,7 @@ def evaluate(
         budget=budget,
         device=device,
         progress=progress,
-    ).means()
+    ).means(average)
 
 
 def per_user(
@@ -84,7 +101,7 @@ def per_user(
     *,
     length: int,
     ks: Sequence[int] = (20, 50),
-    exclude_seen: bool = False,
+    exclude_seen: bool | None = None,
     categories: ItemCategories | None = None,
     batch_size: int | None = None,
     budget: int = BUDGET,
@@ -99,9 +116,10 @@ def per_user(
     Args:
         model: a Matcher or a Scorer.
         holdout: histories and targets, row by row.
-        length: L, the most recent items of a history that the model is shown.
+        length: L, the most recent items of a history that the model is shown; 0: all of them.
         ks: lengths of the lists; a list ends early where the catalogue is smaller.
-        exclude_seen: leave out every item of the user's whole history; the published protocol does not.
+        exclude_seen: leave out every item that the holdout counts as seen, its whole history if it does not say;
+            None: as the protocol does (the published one of matching does not, the collaborative one does).
         categories: adds the category metrics.
         batch_size: users at a time; None: 256.
         budget: bytes for the ranking, see `ranking.top_k`.
@@ -109,12 +127,18 @@ def per_user(
         progress: called with (users done, all users) after every batch.
 
     Raises:
-        BadSetting: no k, a k, length or batch size below 1.
+        BadSetting: no k, a k or batch size below 1, a length below 0.
+        BadLog: the protocol leaves seen items out, and a target is one.
         BadRun: the model's scores are not numbers.
     """
     size = BATCH if batch_size is None else batch_size
-    if not ks or min(*ks, size, length) < 1:
-        raise BadSetting(f"ks, length and batch size are at least 1; got ks={tuple(ks)}, {length} and {size}")
+    if not ks or min(*ks, size, length + 1) < 1:
+        raise BadSetting(
+            f"ks and batch size are at least 1, length at least 0; got ks={tuple(ks)}, {size} and {length}"
+        )
+    masks = holdout.exclude_seen if exclude_seen is None else exclude_seen
+    if masks and holdout.exclude_seen:
+        holdout.check_apart()
     target = device_of(model) if device is None else torch.device(device)
     lists = _Lists(model, max(ks), categories is not None, budget)
     tally = _Tally(sorted(set(ks)), categories, lists)
@@ -122,16 +146,20 @@ def per_user(
     with evaluating(model):
         for begin in range(0, users, size):
             rows = np.arange(begin, min(begin + size, users))
-            exclude = _seen(holdout, rows).to(target) if exclude_seen else None
+            exclude = _seen(holdout, rows).to(target) if masks else None
             merged, single = lists.of(histories(holdout, rows, length).to(target), exclude)
             tally.add(merged, single, holdout, begin)
             if progress is not None:
                 progress(int(rows[-1]) + 1, users)
-    return tally.result()
+    return tally.result(holdout.everyone)
 
 
 def histories(holdout: Holdout, rows: IntArray, length: int) -> Histories:
-    """The last `length` items and times of rows (B,) of the holdout as the model reads them; case b is rows[b]."""
+    """The last `length` items and times of rows (B,) of the holdout as the model reads them; case b is rows[b].
+
+    With a length of 0 these are whole histories, as wide as the longest of the rows.
+    """
+    length = length or int(holdout.history.lengths()[rows].max(initial=1))
     times = holdout.history.last_times(rows, length)
     return Histories(
         torch.from_numpy(holdout.history.last(rows, length)),
@@ -165,9 +193,10 @@ def evaluating(model: object) -> Iterator[None]:
 
 
 def _seen(holdout: Holdout, rows: IntArray) -> Tensor:
-    """(B, E) every item of the rows' whole histories, 0 behind the end."""
-    longest = int(holdout.history.lengths()[rows].max(initial=0))
-    return torch.from_numpy(holdout.history.last(rows, longest))
+    """(B, E) every item that the rows must not get, 0 behind the end."""
+    masked = holdout.masked()
+    longest = int(masked.lengths()[rows].max(initial=0))
+    return torch.from_numpy(masked.last(rows, longest))
 
 
 @dataclass
@@ -228,7 +257,7 @@ class _Tally:
                 hit = self.categories.primary[merged[:, :k][matched.hits[:, :k]]]
                 self.kinds.setdefault(k, set()).update(hit[hit >= 0].tolist())
 
-    def result(self) -> Measured:
+    def result(self, everyone: int | None) -> Measured:
         values = {name: np.concatenate(parts) for name, parts in self.parts.items()}
         overall: dict[str, float] = {}
         for k in self.ks:
@@ -237,4 +266,4 @@ class _Tally:
             if self.categories is not None:
                 overall[f"div_hit_sum@{k}"] = float(values[f"div_hit_mean@{k}"].sum()) if values else 0.0
                 overall[f"div_hit_union@{k}"] = float(len(self.kinds.get(k, ())))
-        return Measured(values, overall)
+        return Measured(values, overall, everyone)

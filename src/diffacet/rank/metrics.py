@@ -10,6 +10,10 @@ DMI, SIGIR 2025) and the textbook's differ in denominators and in the ideal; bot
     ndcg_set                    what code that enumerates the list as a Python set measures, in expectation
     ndcg_target                 positions of the targets instead of positions in the list
     recall_textbook, ndcg_textbook, precision, mrr
+    recall_min                  recall with the denominator of Mult-VAE's and CODIGEM's codes
+
+In the collaborative protocol (DiffRec, SIGIR 2023) no target repeats, so recall and recall_textbook are one number,
+DiffRec's Recall; its NDCG is ndcg_textbook, its Precision and MRR are precision and mrr.
 
 A user without a target counts as 0 everywhere.
 """
@@ -21,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffacet.data.sequences import IntArray, Sequences
+from diffacet.errors import BadSetting, nearest
 
 FloatArray = NDArray[np.float64]
 NOWHERE = np.iinfo(np.int64).max
@@ -90,6 +95,11 @@ def recall_textbook(matched: Matched, n: int) -> FloatArray:
     return _share(_count(matched, n), matched.distinct)
 
 
+def recall_min(matched: Matched, n: int) -> FloatArray:
+    """The share h / min(N, len(G')), (B,) float64: 1 where the list is full of targets (the code of Mult-VAE)."""
+    return _share(_count(matched, n), np.minimum(matched.distinct, n))
+
+
 def precision(matched: Matched, n: int) -> FloatArray:
     """The share h / N, (B,) float64; N stays the same where the catalogue is smaller."""
     return _share(_count(matched, n), np.full(len(matched.hits), n))
@@ -155,9 +165,17 @@ METRICS: dict[str, Callable[[Matched, int], FloatArray]] = {
     "recall_textbook": recall_textbook,
     "ndcg_textbook": ndcg_textbook,
     "precision": precision,
+    "recall_min": recall_min,
     "mrr": mrr,
 }
 """Every metric by its key; `name@N` in results."""
+
+
+def check_metric(metric: str) -> None:
+    """Refuse an unknown metric, given as `name@N`, now and not at the first validation. Raises BadSetting."""
+    name = metric.partition("@")[0]
+    if name not in METRICS:
+        raise BadSetting(f"metric: there is no '{name}'{nearest(name, METRICS)} There are: {', '.join(METRICS)}")
 
 
 def _discount(n: int) -> FloatArray:

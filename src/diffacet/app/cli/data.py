@@ -1,4 +1,4 @@
-"""Commands about data and models: import, stats, models."""
+"""Commands about data and models: import, import-split, split, stats, models."""
 
 from diffacet.app import options as o
 from diffacet.app.cli.shell import app, console_of, print_json, tell_next
@@ -52,6 +52,86 @@ def import_(
     console = console_of()
     show.imported(console, done)
     tell_next(console, f"diffacet stats {out}", f"diffacet train dmi --data {out} --out RUN")
+
+
+@app.command(
+    "import-split",
+    short_help="Read files that are already split into a data directory.",
+    help=o.described(
+        "Read a log that comes in three files, train, valid and test, into a data directory that keeps this split:"
+        " 'diffacet train' then uses it (--split given). Parquet, CSV or TSV with a header, or .npy of two integer"
+        " columns (user, item). Without times the order is that of the files. A pair of user and item may occur once"
+        " only, and each user of valid and test must be in train. In the MovieLens-1M files that DiffRec's authors"
+        " released, valid is later in time than test; their figures use the names as they stand, and swapping the two"
+        " options gives the chronological reading.",
+        "diffacet import-split --train train.parquet --valid valid.parquet --test test.parquet --out data/ml-1m-clean",
+        "diffacet import-split --train train_list.npy --valid valid_list.npy --test test_list.npy --out data/yelp",
+        "diffacet import-split --train train.csv --valid dev.csv --test test.csv --user who --item sku --out data/mine",
+    ),
+)
+def import_split(
+    train: o.TrainPart,
+    valid: o.ValidPart,
+    test: o.TestPart,
+    out: o.NewData,
+    user: o.User = None,
+    item: o.Item = None,
+    time: o.PartTime = None,
+    items: o.Items = None,
+    item_vectors: o.PartVectors = None,
+) -> None:
+    """Split files to data directory."""
+    from diffacet.app import importing, show
+
+    done = importing.import_split(
+        train, valid, test, out, user=user, item=item, time=time, items=items, item_vectors=item_vectors
+    )
+    console = console_of()
+    show.imported(console, done)
+    tell_next(console, f"diffacet stats {out}", f"diffacet train ease --data {out} --out RUN")
+
+
+@app.command(
+    short_help="Make a data directory with a split of its own, maybe with noise.",
+    help=o.described(
+        "Make a data directory that carries its own split from one that does not, as DiffRec's authors cut theirs:"
+        " ratings from a threshold on, the earliest row of each pair, a core, then user by user in time order. With"
+        " --noise natural low ratings stand in for some rows of train and valid; with --noise random items that the"
+        " user never met do, or are added; test stays clean. A directory that has parts takes random noise only.",
+        "diffacet split data/ml-1m --min-rating 4 --out data/ml-1m-clean",
+        "diffacet split data/ml-1m --min-rating 4 --noise natural --noise-seed 1 --out data/ml-1m-natural",
+        "diffacet split data/ml-1m-clean --noise random --share 0.3 --out data/ml-1m-random-30",
+        "diffacet split data/shop --k-core 5 --ratio 7:1:2 --out data/shop-split",
+    ),
+)
+def split(
+    data: o.DataDir,
+    out: o.NewData,
+    min_rating: o.Positive = None,
+    k_core: o.Core = None,
+    ratio: o.RatioOf = None,
+    noise: o.Noise = "none",
+    share: o.NoiseShare = None,
+    noise_mode: o.NoiseMode = "add",
+    noise_seed: o.NoiseSeed = 0,
+) -> None:
+    """Data directory to one with parts."""
+    from diffacet.app import show, splitting
+
+    done = splitting.split_data(
+        data,
+        out,
+        min_rating=min_rating,
+        k_core=k_core,
+        ratio=ratio,
+        noise=noise,
+        share=share,
+        noise_mode=noise_mode,
+        noise_seed=noise_seed,
+    )
+    console = console_of()
+    show.imported(console, done)
+    tell_next(console, f"diffacet stats {out}", f"diffacet train ease --data {out} --out RUN")
 
 
 @app.command(

@@ -1,5 +1,6 @@
 """Commands about single runs: train, evaluate, recommend, and the demo."""
 
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -26,19 +27,21 @@ def train(
     out: o.NewRun,
     preset: o.PresetName = "best",
     set_: o.Set = None,
-    split: o.SplitName = "by-user",
+    split: o.SplitName = "auto",
     seed: o.Seed = 0,
     split_seed: o.SplitSeed = 1230,
     max_steps: o.MaxSteps = None,
     device: o.Device = "auto",
     threads: o.Threads = 1,
     resume: o.Resume = False,
+    item_vectors: o.ItemVectors = None,
 ) -> None:
     """Data directory to trained model."""
     from diffacet.app import runs
     from diffacet.app.progress import Watcher
 
-    with Watcher(out, console_of(stderr=True), model) as watcher:
+    stages = console_of(stderr=True)
+    with Watcher(out, stages, model) as watcher:
         run = runs.train(
             model,
             data,
@@ -53,6 +56,8 @@ def train(
             threads=threads,
             resume=resume,
             watch=watcher,
+            item_vectors=item_vectors,
+            tell=partial(stages.print, highlight=False, markup=False, soft_wrap=True),
         )
     trail, metric = run.trail(), run.settings.training.metric
     best = max(trail, key=lambda record: record.metrics[metric])
@@ -76,6 +81,7 @@ def train(
         "diffacet evaluate runs/dmi --k 10 --k 100 --json",
         "diffacet evaluate runs/dmi --refine-steps 0        # the same model without refinement",
         "diffacet evaluate runs/facet --on valid --set prior_weight=2",
+        "diffacet evaluate runs/ease --input train+valid    # collaborative: show the validation part, too",
     ),
 )
 def evaluate(
@@ -84,7 +90,8 @@ def evaluate(
     k: o.Ks = None,
     refine_steps: o.RefineSteps = None,
     set_: o.Asked = None,
-    exclude_seen: o.ExcludeSeen = False,
+    exclude_seen: o.ExcludeSeen = None,
+    input: o.Input = "train",  # noqa: A002
     data: o.MovedData = None,
     memory: o.Memory = 256,
     device: o.Device = "auto",
@@ -96,7 +103,7 @@ def evaluate(
     loaded = runs.load(run, set=_asked(refine_steps, set_), device=device)
     with progress.counting(console_of(stderr=True), "users") as bar:
         ks, budget = tuple(k or (20, 50)), memory * 2**20
-        result = loaded.evaluate(on, ks, exclude_seen=exclude_seen, data=data, budget=budget, progress=bar)
+        result = loaded.evaluate(on, ks, exclude_seen=exclude_seen, input=input, data=data, budget=budget, progress=bar)
     if as_json:
         print_json(result)
     else:
@@ -133,6 +140,8 @@ def recommend(
     found = recommender.recommend(ids, k, exclude_seen=not include_seen, diversity=diversity)
     if found.unknown:
         typer.echo(f"diffacet: not in the catalogue, passed over: {', '.join(map(str, found.unknown))}", err=True)
+    if not len(found):
+        typer.echo("diffacet: nothing is left to recommend: the history holds the whole catalogue", err=True)
     if as_json:
         print_json(show.answer(found))
     else:

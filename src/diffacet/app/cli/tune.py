@@ -44,7 +44,7 @@ def tune(
     preset: o.PresetName = "best",
     set_: Set = None,
     only: Only = None,
-    split: o.SplitName = "by-user",
+    split: o.SplitName = "auto",
     split_seeds: SplitSeeds = "1230",
     seed: o.Seed = 0,
     max_steps: o.MaxSteps = None,

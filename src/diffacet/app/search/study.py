@@ -24,16 +24,17 @@ from typing import Any
 import polars as pl
 
 from diffacet import files
-from diffacet.app import runs, settings
+from diffacet.app import settings, splitting
 from diffacet.app.environment import environment, pick_device
 from diffacet.app.search import page
 from diffacet.app.search.queue import Queue, best, importance, opened, over
 from diffacet.app.search.space import Dimension, space
 from diffacet.app.search.trials import Standing, Task, Tried, Tuned
 from diffacet.core.contract import Card, Preset
-from diffacet.data import splits, store
+from diffacet.data import store
 from diffacet.errors import BadRun, BadSetting, require
 from diffacet.models import card as card_of
+from diffacet.rank.metrics import check_metric
 
 FORMAT = 1
 ABOUT, STUDY, LOCK, RUNS = "tune.json", "study.log", "lock.db", "runs"
@@ -61,7 +62,7 @@ def tune(
     preset: str = "best",
     set: Iterable[str] | Mapping[str, Any] = (),  # noqa: A002 - the command line's own word
     only: Sequence[str] = (),
-    split: str = "by-user",
+    split: str = splitting.AUTO,
     split_seeds: Sequence[int] = (1230,),
     seed: int = 0,
     max_steps: int | None = None,
@@ -85,7 +86,7 @@ def tune(
         preset: the settings to start from, a name or a preset file.
         set: settings that every trial has, and that are not searched.
         only: search these settings and no others.
-        split: "by-user", "leave-last" or "by-time".
+        split: a protocol of `SPLITS`, or "auto": the data's own split, else that of the model's task.
         split_seeds: a trial's value is the mean over the splits of these seeds.
         seed: of the search, and of every run's weights, batches, negatives and noise.
         max_steps: training steps at most.
@@ -114,6 +115,7 @@ def tune(
     limit, metric = chosen.training.max_steps, chosen.training.metric
     task = Task(name, Path(data), out / RUNS, preset, fixed, metric, limit, split, seeds, seed, device, keep)
     plan = _plan(task, chosen, only)
+    task = plan.task
     _check_directory(out, plan.about, resume)
     with _alone_in(out), opened(out / STUDY) as study:
 
@@ -137,13 +139,14 @@ def tune(
 def _plan(task: Task, base: Preset, only: Sequence[str]) -> _Plan:
     """Check all that can be checked before anything is written."""
     card, seeds = card_of(task.model), task.split_seeds
-    runs.check_metric(base.training.metric)
+    check_metric(base.training.metric)
     dimensions = space(card, base, fixed=list(task.fixed), only=only)
     if not seeds or len({*seeds}) < len(seeds):
         raise BadSetting(f"split seeds are one or more different numbers; got {', '.join(map(str, seeds)) or 'none'}")
     target = pick_device(task.device)
     dataset = store.open(task.data)
-    splits.make_split(dataset.log, task.split, seeds[0])
+    task = dataclasses.replace(task, split=splitting.resolve(task.split, dataset.log.has_parts, card.task))
+    splitting.cut(dataset, task.split, seeds[0])
     about = {
         "format": FORMAT,
         "model": task.model,

@@ -88,6 +88,9 @@ def publish(plan: Plan, out: Path, failures: Sequence[farm.Failure] = ()) -> Out
         for one in page.sheets
         for caption, figure in pictures.draw(study.picture, one, study.tests, study.on).items()
     }
+    if study.picture == "data" and len(page.sheets) > 1:
+        every = pictures.across(page.sheets, study.tests, study.on)
+        drawn = {(page.sheets[-1].data, caption): figure for caption, figure in every.items()}
     names = {f"{data}-{_file_name(caption)}": caption for data, caption in drawn}
     troubles = []
     static = pictures.write_static(dict(zip(names, drawn.values(), strict=True)), out / "pictures")

@@ -32,6 +32,22 @@ def draw(kind: str, sheet: Sheet, metrics: Sequence[str], on: str) -> dict[str, 
     return drawn or {f"{metric} on {sheet.data}": bars(sheet.lines, metric, on) for metric in metrics}
 
 
+def across(sheets: Sequence[Sheet], metrics: Sequence[str], on: str) -> dict[str, Figure]:
+    """For each metric the data sets on x, and a line for each row: rows that the data sets share ("data")."""
+    drawn = {}
+    x = {"title": {"text": "data"}, "type": "category"}
+    for metric in metrics:
+        data: list[dict[str, Any]] = []
+        for label in dict.fromkeys(line.label for sheet in sheets for line in sheet.lines):
+            there = [(sheet.data, line) for sheet in sheets for line in sheet.lines if line.label == label]
+            there = [(name, line) for name, line in there if line.values(metric, on)]
+            if there:
+                names, lines = zip(*there, strict=True)
+                data.append(_curve(label, names, lines, metric, on, len(data)))
+        drawn[f"{metric} across data"] = {"data": data, "layout": {"xaxis": x, "yaxis": {"title": {"text": metric}}}}
+    return drawn
+
+
 def bars(lines: Sequence[Line], metric: str, on: str) -> Figure:
     """A bar with its deviation for each row, a diamond for each run, a circle for the published number."""
     shown = [line for line in reversed(lines) if line.values(metric, on)]

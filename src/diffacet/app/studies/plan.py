@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffacet.app import settings
-from diffacet.app.runs import check_metric
+from diffacet.app import settings, splitting
 from diffacet.app.studies.spec import Study, Variant, variants
 from diffacet.core.contract import Preset
 from diffacet.data import store
-from diffacet.data.splits import SPLITS
+from diffacet.data.splits import MASKING
 from diffacet.errors import BadSetting, nearest
 from diffacet.models import card
-from diffacet.rank.metrics import METRICS
+from diffacet.rank.metrics import METRICS, check_metric
 
 BY_USER = (*METRICS, "conc", "conc_merged", "div_all", "div_hit_mean", "uncategorised")
 """Metrics that have a value for each user, those of categories included."""
@@ -50,11 +49,16 @@ class Cut:
 
 @dataclass(frozen=True)
 class Place:
-    """A data set of a study: where it is, and its fingerprint."""
+    """A data set of a study: where it is, its fingerprint, and whether items have categories.
+
+    Attributes:
+        parts: whether the log carries its own split.
+    """
 
     path: Path
     fingerprint: str
     categories: bool
+    parts: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,9 @@ def assemble(study: Study, places: Mapping[str, Place], cut: Cut) -> Plan:
     """`make` for data sets that were opened before."""
     if cut.seeds:
         study = dataclasses.replace(study, seeds=cut.seeds)
-    chosen = tuple(itertools.chain(*(_cut(study, name, cut) for name in places)))
+    chosen = tuple(
+        itertools.chain(*(_of_protocols(study, _cut(study, name, cut), place) for name, place in places.items()))
+    )
     _check_only(study, chosen, cut)
     if not chosen:
         raise BadSetting(f"{study.name}: nothing is left to run")
@@ -156,7 +162,7 @@ def _places(study: Study, data: Path, cut: Cut) -> dict[str, Place]:
                 f"'diffacet import LOG --out {path}' makes it, --on-data names the ones to run on"
             )
         opened = store.open(path)
-        found[name] = Place(path, opened.fingerprint, opened.log.categories is not None)
+        found[name] = Place(path, opened.fingerprint, opened.log.categories is not None, opened.log.has_parts)
     return found
 
 
@@ -171,6 +177,26 @@ def _cut(study: Study, data: str, cut: Cut) -> list[Variant]:
     if cut.seeds:  # a row with a list of its own keeps what is in both
         chosen = [dataclasses.replace(v, seeds=tuple(s for s in v.seeds if s in cut.seeds)) for v in chosen]
     return [variant for variant in chosen if variant.seeds]
+
+
+def _of_protocols(study: Study, some: Sequence[Variant], place: Place) -> list[Variant]:
+    """Rows on a data set with their protocols found out, and whether each ask leaves seen items out."""
+    found = []
+    for variant in some:
+        try:
+            split = splitting.resolve(variant.split, place.parts, card(variant.row.model).task)
+        except BadSetting as error:
+            raise BadSetting(f"{study.name}: row '{variant.label}': {error}") from error
+        asks = [
+            ask if ask.exclude_seen is not None else dataclasses.replace(ask, exclude_seen=split in MASKING)
+            for ask in variant.asks
+        ]
+        found.append(dataclasses.replace(variant, split=split, asks=tuple(asks)))
+    automatic = {new.split: new.label for new, old in zip(found, some, strict=True) if old.split == splitting.AUTO}
+    if len(automatic) > 1:
+        told = "; ".join(f"'{label}' would be on {split}" for split, label in automatic.items())
+        raise BadSetting(f"{study.name}: rows of one table need one protocol, and {told}; say which by split = '...'")
+    return found
 
 
 def _check_only(study: Study, chosen: Sequence[Variant], cut: Cut) -> None:
@@ -223,9 +249,6 @@ def _jobs(study: Study, variant: Variant, place: Place) -> list[Job]:
         check_metric(chosen[0].training.metric)
         if "seed" in variant.set:
             raise BadSetting("seeds are said by `seeds`, and not by `set`")
-        if variant.split not in SPLITS:
-            known = f"{nearest(variant.split, SPLITS) or '.'} There are: {', '.join(SPLITS)}"
-            raise BadSetting(f"there is no split '{variant.split}'{known}")
     except BadSetting as error:
         raise BadSetting(f"{where}: {error}") from error
     jobs = []
@@ -238,7 +261,7 @@ def _jobs(study: Study, variant: Variant, place: Place) -> list[Job]:
 
 
 def _slug(label: str) -> str:
-    return re.sub(r"[^\w.]+", "-", label.lower()).strip("-.") or "row"
+    return re.sub(r"[^\w.]+", "-", label.lower().replace("+", "p")).strip("-.") or "row"
 
 
 def _check_names(study: Study, jobs: Sequence[Job]) -> None:

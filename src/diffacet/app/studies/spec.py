@@ -86,14 +86,15 @@ class Study:
         note: sentences under the table.
         seeds: of the runs, for all data sets or for each.
         split_seeds: "seed", the same number as the run's seed; or a list, crossed with the seeds.
-        split: the protocol.
+        split: the protocol; "auto" is the data's own split, else that of the models' task.
         on: which held-out users the tables show.
         ks: list lengths.
         metrics: columns of the table.
         tests: metrics of the paired tests.
         base: the label that every other one is compared with.
         pairs: more pairs of labels, the first minus the second.
-        picture: "bars", "line" (a grid's setting against the metrics) or "steps" (asks against quality and time).
+        picture: "bars", "line" (a grid's setting against the metrics), "steps" (asks against quality and time) or
+            "data" (data sets against the metrics).
     """
 
     title: Text
@@ -103,14 +104,14 @@ class Study:
     note: str = ""
     seeds: Seeds | dict[str, Seeds] = (0, 1)
     split_seeds: Literal["seed"] | Seeds = "seed"
-    split: Text = "by-user"
+    split: Text = "auto"
     on: Literal["valid", "test"] = "test"
     ks: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (20, 50)
     metrics: Annotated[tuple[Text, ...], Field(min_length=1)] = ("recall@20", "recall@50", "ndcg@50")
     tests: Annotated[tuple[Text, ...], Field(min_length=1)] = ("recall@50", "ndcg@50")
     base: Text | None = None
     pairs: tuple[tuple[Text, Text], ...] = ()
-    picture: Literal["bars", "line", "steps"] = "bars"
+    picture: Literal["bars", "line", "steps", "data"] = "bars"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,12 +121,12 @@ class Ask:
     Attributes:
         suffix: of the row's label; empty for the run as it was trained.
         settings: inference settings to change.
-        exclude_seen: whether items of the history are left out.
+        exclude_seen: whether seen items are left out; None: as the protocol does.
     """
 
     suffix: str = ""
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    exclude_seen: bool = False
+    exclude_seen: bool | None = None
 
     def named(self, label: str) -> str:
         """What the table calls a row that is asked this way."""
@@ -246,8 +247,9 @@ def _label(row: Row, point: Mapping[str, Any]) -> str:
 def _ask(told: Mapping[str, Any]) -> Ask:
     changes = {key: value for key, value in told.items() if key not in ("label", "exclude_seen")}
     words = [f"{key} {value}" for key, value in changes.items()]
-    words += ["seen excluded"] if told.get("exclude_seen") else []
-    return Ask(str(told.get("label", ", ".join(words))), changes, bool(told.get("exclude_seen", False)))
+    seen = told.get("exclude_seen")
+    words += [] if seen is None else ["seen excluded" if seen else "seen included"]
+    return Ask(str(told.get("label", ", ".join(words))), changes, None if seen is None else bool(seen))
 
 
 def _check_labels(study: Study, where: str) -> None:

@@ -160,7 +160,7 @@ class _Pace:
             self.steps, self.seconds = self.steps + 1, self.seconds + now - self.last
         self.last = now
         if self.tell is not None:
-            self.tell(moment.step, self.total)
+            self.tell(moment.step, moment.total or self.total)
 
     def milliseconds(self) -> float | None:
         return 1000 * self.seconds / self.steps if self.steps else None

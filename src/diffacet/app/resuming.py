@@ -1,0 +1,42 @@
+"""Whether a run directory that has been begun is the run that is asked for."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffacet.errors import BadRun
+
+
+def check(out: Path, before: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    """Refuse to go on with the run in `out` by other data or settings.
+
+    Args:
+        out: the run directory, for the message.
+        before: its run.json.
+        told: what run.json would be now.
+
+    Raises:
+        BadRun: they differ; it says in what.
+    """
+    if before["data"]["fingerprint"] != told["data"]["fingerprint"]:
+        raise BadRun(
+            f"{out} was trained on other data ({before['data']['name']}, {before['data']['fingerprint']}; "
+            f"now {told['data']['name']}, {told['data']['fingerprint']}); resume with the same --data"
+        )
+    old, new = _flat(before), _flat(told)
+    changed = [
+        f"{key} is {new.get(key)}, was {old.get(key)}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)
+    ]
+    if changed:
+        raise BadRun(f"{out} was begun with other settings: {'; '.join(changed)}; resume with the same, or a new --out")
+
+
+def _flat(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What must not change in a resumed run, name -> value, as JSON holds it."""
+    flat = {"model": told["model"], "split": told["split"]["name"], "split_seed": told["split"]["seed"]}
+    if "clusters" in told:  # a file by its content; LightGCN's vectors are what they were when the run began
+        flat["item_vectors"] = told["clusters"].get("fingerprint", told["clusters"]["from"])
+    for group in ("model", "training"):
+        values = told["settings"][group]
+        flat.update({k: list(v) if isinstance(v, tuple) else v for k, v in values.items()})
+    return flat
