@@ -34,5 +34,8 @@ PROFILES_SEARCH = {"lr": Search(1e-4, 3e-3, log=True), "negatives": None}
 PAIRS = replace(PROFILES, batch_size=2048)
 """The same for models that learn from single interactions."""
 
+PAIRS_SEARCH = {"lr": Search(5e-4, 1e-2, log=True), "negatives": None}
+"""Where their settings are looked for."""
+
 ROWS = Training(length=0, max_steps=0, metric="recall@20")
 """For untrained models under that protocol: whole rows."""

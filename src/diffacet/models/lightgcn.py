@@ -161,6 +161,6 @@ CARDS = [
             "best": replace(_PAPER, source="as paper; not searched yet"),
         },
         batch=PairBatch,
-        search=protocols.PROFILES_SEARCH,
+        search=protocols.PAIRS_SEARCH,
     ),
 ]
