@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffacet import errors, files, seeds
+from diffacet import arrays, errors, files, seeds
 
 # --- files -----------------------------------------------------------------------------------------------------
 
@@ -245,3 +245,13 @@ def test_every_refusal_is_a_diffacet_error_and_is_not_a_bug():
         assert issubclass(kind, errors.DiffacetError)
         assert not issubclass(kind, (ValueError, OSError, KeyError))
         assert str(kind("the message")) == "the message"
+
+
+# --- arrays --------------------------------------------------------------------------------------------------------
+
+
+@given(numbers=st.lists(st.integers(-3, 9)), those=st.lists(st.integers(-3, 9)))
+def test_sets_are_those_of_python(numbers, those):
+    mine, other = np.array(numbers, np.int64), arrays.distinct(np.array(those, np.int64))
+    assert other.tolist() == sorted({*those})
+    assert arrays.within(mine, other).tolist() == [number in those for number in numbers]

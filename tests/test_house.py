@@ -12,7 +12,7 @@ from diffacet.models import MODELS, card
 SOURCE = Path(diffacet.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
-HALL = {"errors", "files", "seeds"}
+HALL = {"arrays", "errors", "files", "seeds"}
 ROOMS = {
     "app": {"app", "models", "learn", "rank", "core", "data"},
     "models": {"core"},

@@ -6,8 +6,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from diffacet.arrays import distinct
 from diffacet.data import filters, readers, store
 from diffacet.data.interactions import PARTS, Interactions
 from diffacet.data.presplit import read_parts
@@ -211,7 +210,7 @@ def _step(what: str, log: Interactions) -> Step:
 
 def _step_of_part(log: Interactions, place: int) -> Step:
     rows = log.column("part") == place
-    users, items = (len(np.unique(log.column(name)[rows])) for name in ("user", "item"))
+    users, items = (len(distinct(log.column(name)[rows])) for name in ("user", "item"))
     return Step(PARTS[place], users, items, int(rows.sum()))
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from diffacet.arrays import distinct
 from diffacet.core.contract import Facts
 
 
@@ -21,7 +22,7 @@ def adjacency(facts: Facts) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """
     users, n = facts.n_users, facts.n_users + facts.n_items
     owner = np.repeat(facts.train_users, np.diff(facts.train_offsets))
-    user, item = np.divmod(np.unique(owner * n + users - 1 + facts.train_items), n)  # by user
+    user, item = np.divmod(distinct(owner * n + users - 1 + facts.train_items), n)  # by user
     by_item = np.argsort(item * n + user)
     row, column = np.concatenate([user, item[by_item]]), np.concatenate([item, user[by_item]])
     degree = np.bincount(row, minlength=n)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
+from diffacet.arrays import distinct
 from diffacet.data.sequences import BoolArray, IntArray, Sequences
 from diffacet.errors import BadLog, UnknownItem
 
@@ -213,7 +214,7 @@ class Interactions:
         a split of its own: parts (interactions of each).
         """
         user, item = self.column("user"), self.column("item")
-        pairs = len(np.unique(user * (self.n_items + 1) + item))
+        pairs = len(distinct(user * (self.n_items + 1) + item))
         lists = self.categories
         parts = np.bincount(self.column("part"), minlength=len(PARTS)).tolist() if self.has_parts else []
         return {

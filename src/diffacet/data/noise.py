@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 import polars as pl
 
+from diffacet.arrays import distinct, within
 from diffacet.data.interactions import Interactions
 from diffacet.data.parts import TEST, TRAIN, VALID, renumbered
 from diffacet.data.sequences import BoolArray, IntArray
@@ -132,7 +133,7 @@ def natural_noise(raw: Interactions, clean: Interactions, threshold: float, seed
         raise BadLog("natural noise is drawn from low ratings, but the log has no ratings; use random noise")
     part = _clean_parts(raw, clean, threshold)
     user, item, time = (raw.column(name) for name in ("user", "item", "time"))
-    taken = np.isin(user * (raw.n_items + 1) + item, (user * (raw.n_items + 1) + item)[part >= 0])
+    taken = within(user * (raw.n_items + 1) + item, distinct((user * (raw.n_items + 1) + item)[part >= 0]))
     low = (raw.frame["rating"] < threshold).fill_null(False).to_numpy()
     if not low.any():
         raise BadLog(f"natural noise is drawn from ratings below {threshold:g}, and the log has none; use random noise")
@@ -164,7 +165,7 @@ def _clean_parts(raw: Interactions, clean: Interactions, threshold: float) -> In
     items = raw.items.find(clean.items.values)[clean.column("item") - 1]
     width = raw.n_items + 1
     key = raw.column("user") * width + raw.column("item")
-    high = (raw.frame["rating"] >= threshold).fill_null(False).to_numpy() & np.isin(key, users * width + items)
+    high = (raw.frame["rating"] >= threshold).fill_null(False).to_numpy() & within(key, distinct(users * width + items))
     first = pl.Series(key[high]).is_first_distinct().to_numpy()  # the clean split holds the earliest of a pair
     rows = np.flatnonzero(high)[first]
     part = np.full(len(raw), -1)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from diffacet.arrays import distinct
 from diffacet.data.formats import FORMATS, columns, sniff, times, values
 from diffacet.data.formats.items import read_items
 from diffacet.data.formats.source import Names
@@ -197,11 +198,11 @@ def _catalogue(items: pl.Series, path: Path | None) -> tuple[pl.Series, pl.DataF
 def _rules(log: Interactions, parts: Sequence[_Part]) -> list[str]:
     """What becomes of items and users that are not in every part, in words."""
     part, notes = log.column("part"), []
-    strays = log.n_items - len(np.unique(log.column("item")[part == TRAIN]))
+    strays = log.n_items - len(distinct(log.column("item")[part == TRAIN]))
     if strays:
         notes.append(f"items in valid or test only: {strays}; they stay in the catalogue")
     for place in (VALID, TEST):
-        missing = log.n_users - len(np.unique(log.column("user")[part == place]))
+        missing = log.n_users - len(distinct(log.column("user")[part == place]))
         if missing:
             notes.append(f"users without a row in {parts[place].path.name}: {missing}; they are no cases there")
     return notes

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from diffacet.arrays import distinct, within
 from diffacet.data import parts
 from diffacet.data.filters import distinct_pairs
 from diffacet.data.interactions import PARTS, Interactions
@@ -57,7 +58,7 @@ class Holdout:
         masked, target = self.masked(), self.target
         width = max(int(masked.items.max(initial=0)), int(target.items.max(initial=0))) + 1
         left, right = (np.repeat(np.arange(len(s)), s.lengths()) * width + s.items for s in (masked, target))
-        both = np.flatnonzero(np.isin(right, left))
+        both = np.flatnonzero(within(right, distinct(left)))
         if len(both):
             row, item = divmod(int(right[both[0]]), width)
             raise BadLog(
@@ -218,7 +219,7 @@ def by_time(log: Interactions, ratio: Ratio = (8, 1, 1)) -> Split:
         test=Holdout(held.head(before_second[test]), held.tail(before_second[test])),
         protocol="by-time",
         seed=None,
-        dropped_users=log.n_users - len(np.unique(np.concatenate([train, valid, test]))),
+        dropped_users=log.n_users - len(distinct(np.concatenate([train, valid, test]))),
         leaks="No interaction from a cut on is known before it; only the catalogue and its numbers know the whole log.",
     )
 

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffacet import seeds
+from diffacet.arrays import distinct, within
 from diffacet.core.batch import Histories, PairBatch, PositionBatch, ProfileBatch, SequenceBatch
 from diffacet.core.contract import Facts, Training
 from diffacet.data.sequences import Sequences
@@ -140,9 +141,9 @@ def _profiles(train: Sequences, training: Training) -> Callable[[int], ProfileBa
 
 def _pairs(train: Sequences, n_items: int, training: Training) -> Callable[[int], PairBatch]:
     owner = np.repeat(train.users, train.lengths())
-    met = np.unique(owner * (n_items + 1) + train.items)
-    distinct = np.bincount(met // (n_items + 1), minlength=int(owner.max(initial=-1)) + 1)
-    eligible = np.flatnonzero(distinct[owner] < n_items)
+    met = distinct(owner * (n_items + 1) + train.items)
+    count = np.bincount(met // (n_items + 1), minlength=int(owner.max(initial=-1)) + 1)
+    eligible = np.flatnonzero(count[owner] < n_items)
     if not len(eligible):
         raise BadLog("no training user has an item left that it has not met, so there is nothing to rank below")
     places = _order(training, len(eligible))
@@ -154,17 +155,12 @@ def _pairs(train: Sequences, n_items: int, training: Training) -> Callable[[int]
         rng = seeds.stream(training.seed, "batch", step)
         negative = rng.integers(1, n_items + 1, len(rows))
         wrong = np.arange(len(rows))
-        while len(wrong := wrong[_is_in(user[wrong] * (n_items + 1) + negative[wrong], met)]):
+        while len(wrong := wrong[within(user[wrong] * (n_items + 1) + negative[wrong], met)]):
             negative[wrong] = rng.integers(1, n_items + 1, len(wrong))
         pairs = [torch.from_numpy(numbers) for numbers in (user, item, negative)]
         return PairBatch(pairs[0], pairs[1], pairs[2], step, epoch)
 
     return batch
-
-
-def _is_in(keys: IntArray, sorted_keys: IntArray) -> NDArray[np.bool_]:
-    place = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
-    return sorted_keys[place] == keys
 
 
 def _targets(

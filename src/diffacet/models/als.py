@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffacet.arrays import distinct
 from diffacet.core.batch import Histories
 from diffacet.core.contract import INFERENCE, STRICT, Card, Facts, OldestWeight, Preset, Search
 from diffacet.core.papers import ALS as PAPER
@@ -104,7 +105,7 @@ def item_factors(config: ALSConfig, facts: Facts) -> Tensor:
     als, sparse = require("implicit.als", "als"), require("scipy.sparse", "als")
     users, n = len(facts.train_offsets) - 1, facts.n_items
     owner = np.repeat(np.arange(users), np.diff(facts.train_offsets))
-    user, item = np.divmod(np.unique(owner * n + facts.train_items - 1), n)  # a repeated item counts once
+    user, item = np.divmod(distinct(owner * n + facts.train_items - 1), n)  # a repeated item counts once
     confidence = np.full(len(item), 1 + config.alpha, np.float32)
     seed = int(torch.randint(2**31 - 1, ()))
     # Its threads and those of the BLAS would stand in each other's way.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from diffacet.arrays import distinct
 from diffacet.data.sequences import IntArray
 
 FloatArray = NDArray[np.float64]
@@ -102,7 +103,7 @@ def hit_kinds(categories: ItemCategories, items: IntArray, hits: NDArray[np.bool
     primary = categories.primary[items]
     rows, columns = np.nonzero(hits & (primary >= 0))
     base = max(len(categories.names), 1)
-    return np.bincount(np.unique(rows * base + primary[rows, columns]) // base, minlength=len(items))
+    return np.bincount(distinct(rows * base + primary[rows, columns]) // base, minlength=len(items))
 
 
 def uncategorised(categories: ItemCategories, items: IntArray) -> FloatArray:

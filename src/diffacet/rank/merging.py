@@ -6,6 +6,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from diffacet.arrays import distinct, within
 from diffacet.data.sequences import IntArray
 from diffacet.errors import BadSetting
 from diffacet.rank.index import Index
@@ -113,13 +114,13 @@ def unseen(index: Index, interests: FloatArray, banned: IntArray, k: int) -> tup
     """
     users, K, d = interests.shape
     base = len(index) + 1
-    out = np.unique(np.arange(users)[:, None] * base + banned)
+    out = distinct(np.arange(users)[:, None] * base + banned)
     width = min(k + banned.shape[1] + 1, len(index))
     while True:
         found = index.search(interests.reshape(-1, d), width)
         scores, numbers = found[0].reshape(users, K, width), found[1].reshape(users, K, width)
         last = scores[..., -1]
-        numbers[np.isin(np.arange(users)[:, None, None] * base + numbers, out)] = 0
+        numbers[within(np.arange(users)[:, None, None] * base + numbers, out)] = 0
         scores = np.where(numbers == 0, -np.inf, scores).astype(np.float32)
         order = np.lexsort((numbers, -scores))[..., :k]
         kept, named = np.take_along_axis(scores, order, -1), np.take_along_axis(numbers, order, -1)
