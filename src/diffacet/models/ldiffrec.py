@@ -13,10 +13,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from diffacet.core import diffusion, importance, profiles
+from diffacet.core import chain, diffusion, importance, profiles
 from diffacet.core.batch import Histories, ProfileBatch
 from diffacet.core.clusters import Activation, ClusterDecoders, ClusterEncoders, Decoder, members
-from diffacet.core.contract import INFERENCE, STRICT, Card, Facts, OldestWeight, Pace, Preset, Search
+from diffacet.core.contract import STRICT, Card, Facts, OldestWeight, Pace, Preset, Search
 from diffacet.core.denoisers import ProfileMLP
 from diffacet.core.papers import DIFFREC
 from diffacet.core.protocols import PROFILES, PROFILES_SEARCH
@@ -55,7 +55,7 @@ class LDiffRecConfig:
         Sizes,
         Field(min_length=1, description="hidden sizes m_1, ..., m_n of d -> m_n -> ... -> m_1 -> ... -> m_n -> d"),
     ] = (300,)
-    emb_size: Annotated[int, Field(ge=2, title="d_e", description="width of the step embedding")] = 10
+    emb_size: chain.EmbSize = 10
     denoiser_dropout: Annotated[float, Field(ge=0, lt=1, description="dropout of z_t, in training")] = 0.5
     denoiser_rate: Annotated[
         float,
@@ -67,22 +67,12 @@ class LDiffRecConfig:
         Field(ge=2, title="T", description="diffusion steps; reweighted, λ counts the more the fewer they are"),
         Search(choices=(2, 5, 10, 40, 100)),
     ] = 40
-    schedule: Annotated[diffusion.Kind, Field(description="how noise grows with the step; Eq. 4 is linear-var")] = (
-        "linear-var"
-    )
-    noise_scale: Annotated[
-        float,
-        Field(ge=0, title="s", description="scale of the noise (Eq. 4); 0: none"),
-        Search(choices=(0.0, 1e-4, 1e-3, 0.005, 0.01, 0.1, 0.5)),
-    ] = 0.005
-    noise_min: Annotated[float, Field(gt=0, title="α_min", description="lower bound of the noise (Eq. 4)")] = 0.005
-    noise_max: Annotated[float, Field(gt=0, title="α_max", description="upper bound of the noise (Eq. 4)")] = 0.02
-    reweight: Annotated[
-        bool, Field(description="weigh step t by SNR(t - 1) - SNR(t) (Eq. 11)"), Search(choices=(True, False))
-    ] = True
-    importance: Annotated[
-        bool, Field(description="draw steps by the size of their losses (Eq. 13)"), Search(choices=(True, False))
-    ] = True
+    schedule: chain.Schedule = "linear-var"
+    noise_scale: chain.NoiseScale = 0.005
+    noise_min: chain.NoiseMin = 0.005
+    noise_max: chain.NoiseMax = 0.02
+    reweight: chain.Reweight = True
+    importance: chain.Importance = True
     diffusion_weight: Annotated[
         float,
         Field(ge=0, title="λ", description="weight of the diffusion loss in the first epoch (Sec. 3.5.1)"),
@@ -99,11 +89,9 @@ class LDiffRecConfig:
         int, Field(ge=0, description="batches in which that weight would rise to 1; 0: all of it at once")
     ] = 200
     oldest_weight: OldestWeight = 1.0
-    sampling_steps: Annotated[
-        int, Field(ge=0, title="T'", description="noise steps before the reverse chain, inferring"), INFERENCE
-    ] = 0
-    sampling_noise: Annotated[bool, Field(description="add the posterior's noise, inferring"), INFERENCE] = False
-    noise_seed: Annotated[int, Field(ge=0, description="of the noise that inference draws"), INFERENCE] = 0
+    sampling_steps: chain.SamplingSteps = 0
+    sampling_noise: chain.SamplingNoise = False
+    noise_seed: chain.NoiseSeed = 0
 
 
 class LDiffRec(nn.Module):
