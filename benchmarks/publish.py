@@ -1,8 +1,8 @@
-"""Take a study's output into the repository: its tables and pictures to results/, its best rows to README.
+"""Take a study's output into the repository: its tables and pictures to results/, its rows to README and docs.
 
     python benchmarks/publish.py dmi-table2 OUT
 
-OUT is the folder that `diffacet study` filled. README gets one line a row between `<!-- NAME DATA -->` and
+OUT is the folder that `diffacet study` filled. Pages get one line a row between `<!-- NAME DATA -->` and
 `<!-- /NAME DATA -->`, in the study's order; `diffacet compare OUT` shows everything again.
 """
 
@@ -17,6 +17,9 @@ from diffacet.app.studies import spec
 HERE = Path(__file__).parent
 SHOWN = ("recall@20", "hit_rate@20", "recall@50", "hit_rate@50", "ndcg@50")
 PUBLISHED = ("recall@50", "hit_rate@50")
+"""Of studies of matching; the others show the metrics of their file, and what is published of them."""
+PAGES = {"README.md": "", "docs/diffrec.md": "../"}
+"""Where tables may stand, and how they get from there to the root of the repository."""
 
 
 def provenance(table: str, data: str) -> str:
@@ -25,29 +28,32 @@ def provenance(table: str, data: str) -> str:
     return next(line for line in section.splitlines() if line.startswith("Command: "))
 
 
-def brief(results: pl.DataFrame, table: str, name: str, data: str) -> str:
+def brief(results: pl.DataFrame, table: str, name: str, data: str, root: str) -> str:
     """Mean ± sample deviation over the runs of each row, as a Markdown table."""
-    some = results.filter((pl.col("data") == data) & (pl.col("on") == "test") & pl.col("metric").is_in(SHOWN))
-    printed = {row.label: row.published for row in spec.variants(spec.read(name), data)}
-    heads = [*SHOWN, f"published {', '.join(PUBLISHED)}"]
+    study = spec.read(name)
+    shown, published = (SHOWN, PUBLISHED) if {*SHOWN} <= {*results["metric"]} else (study.metrics, study.metrics)
+    some = results.filter((pl.col("data") == data) & (pl.col("on") == "test") & pl.col("metric").is_in(shown))
+    printed = {row.label: row.published for row in spec.variants(study, data)}
+    heads = [*shown, f"published {', '.join(published) if published != shown else ''}".strip()]
     lines = ["| | runs | " + " | ".join(heads) + " |", "|" + "---|" * (len(heads) + 2)]
     for label in some["label"].unique(maintain_order=True):
         row = some.filter(pl.col("label") == label)
         cells = []
-        for metric in SHOWN:
+        for metric in shown:
             values = row.filter(pl.col("metric") == metric)["value"]
             spread = f" ± {values.std():.4f}" if len(values) > 1 else ""
             cells.append(f"{values.mean():.4f}{spread}")
         told = printed.get(label, {})
-        cells.append(", ".join(f"{told[metric]:.4f}" for metric in PUBLISHED if metric in told))
+        cells.append(", ".join(f"{told[metric]:.4f}" for metric in published if metric in told))
         lines.append(f"| {label} | {len(values)} | " + " | ".join(cells) + " |")
-    more = f"Test users. Validation, intervals, paired tests, costs: [{name}](benchmarks/results/{name}/table.md)."
+    where = f"[{name}]({root}benchmarks/results/{name}/table.md)"
+    more = f"Test users. Validation, intervals, paired tests, costs: {where}."
     return "\n".join([*lines, "", f"{more} {provenance(table, data)}"])
 
 
-def into_readme(name: str, data: str, text: str) -> None:
-    """Put `text` between the markers in README.md, if it has them."""
-    path = HERE.parent / "README.md"
+def into_page(page: str, name: str, data: str, text: str) -> None:
+    """Put `text` between the markers of the page, if it has them."""
+    path = HERE.parent / page
     whole, start, end = path.read_text(), f"<!-- {name} {data} -->", f"<!-- /{name} {data} -->"
     if start in whole and end in whole:
         path.write_text(f"{whole.split(start)[0]}{start}\n{text}\n{end}{whole.split(end)[1]}")
@@ -69,7 +75,8 @@ def main() -> None:
     table = (target / "table.md").read_text()
     results = pl.read_csv(arguments.out / "results.csv")
     for data in results["data"].unique(maintain_order=True):
-        into_readme(arguments.name, data, brief(results, table, arguments.name, data))
+        for page, root in PAGES.items():
+            into_page(page, arguments.name, data, brief(results, table, arguments.name, data, root))
     print(f"wrote {target}")
 
 
