@@ -181,3 +181,10 @@ def test_equal_seeds_equal_vectors():
     first, again, other = (fitted(seed)[0].users for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
+
+
+def test_folded_in_a_trained_user_is_answered_as_a_new_one():
+    own, folded = model(), model(fold_in=True)
+    known, new = histories(ROWS, list(range(U))), histories(ROWS, [-1] * U)
+    assert torch.equal(scores(folded, known), scores(own, new))
+    assert not torch.allclose(scores(own, known)[0], scores(own, new)[0])

@@ -41,6 +41,9 @@ class MFConfig:
         Field(gt=0, title="r", description="penalty of a new user's regression, in mean eigenvalues of the items' V'V"),
         INFERENCE,
     ] = 10.0
+    fold_in: Annotated[
+        bool, Field(description="rank for every user as for a new one, by the regression of the history"), INFERENCE
+    ] = False
 
 
 class MF(nn.Module):
@@ -73,14 +76,15 @@ class MF(nn.Module):
     def interests(self, history: Histories) -> Tensor:
         """(B, 1, d) e_u.
 
-        A user without training rows gets the ridge regression of the history, as a row x of 0s and 1s, on the item
+        A user without training rows (with `fold_in` everyone) gets the ridge regression of the history, as a row x of 0s and 1s, on the item
         vectors V: the e with the least ||x - V e||^2 + r ||e||^2, r being `ridge` times the mean eigenvalue of V'V.
         So the zeros count as well, and one matrix serves all users.
         """
         vectors, rows = self.items.weight, profiles.read(history, dtype=self.items.weight.dtype)
         folded = rows.summed(vectors) @ self._inverse()
         users = functional.pad(self.users, (0, 0, 0, 1))[history.users]  # -1 names the row that is added
-        return torch.where(self.trained[history.users].unsqueeze(1), users, folded).unsqueeze(1)
+        known = self.trained[history.users] & (not self.config.fold_in)
+        return torch.where(known.unsqueeze(1), users, folded).unsqueeze(1)
 
     def catalogue(self) -> Tensor:
         """(N + 1, d); row 0 is padding."""
