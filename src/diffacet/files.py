@@ -1,5 +1,6 @@
-"""Writing so that nothing is lost: a temporary name first, then one rename."""
+"""Writing so that nothing is lost: a temporary name first, then one rename; and by one process at a time."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from diffacet.errors import BadRun
 
 
 def _sync(path: Path) -> None:
@@ -81,3 +84,22 @@ def fingerprint(*arrays: np.ndarray[Any, Any] | str) -> str:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+@contextmanager
+def held(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock file `path`; it falls with this process, however that ends.
+
+    Raises:
+        BadRun: another living process holds it, and `wait` is not said; `what` names it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise BadRun(f"{what} is being run by another process; wait for it, or stop it") from error
+        file.truncate(0)
+        file.write(str(os.getpid()))  # for people who want to know whom they wait for
+        file.flush()
+        yield

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 
 from diffacet import files
 from diffacet.app import clusters, importing, runs
-from diffacet.app.studies.folder import held
 from diffacet.data.sequences import Sequences
 from diffacet.errors import BadRun, BadSetting
 from diffacet.models.ldiffrec import LDiffRecConfig
@@ -224,7 +223,7 @@ def test_who_comes_second_waits_and_takes_what_the_first_has_made():
     folder.mkdir(parents=True)
 
     def first():
-        with held(folder / "lock", "the test"):
+        with files.held(folder / "lock", "the test"):
             held_by_other.set()
             leave.wait(30)
             np.save(folder / "item_vectors.npy", vectors())

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+from diffacet import files
 from diffacet.app import cli, runs
 from diffacet.app.importing import import_log
 from diffacet.app.studies import beside, conduct, folder, pictures, plan, spec
@@ -222,7 +223,7 @@ def test_a_study_keeps_its_data(data, out, tmp_path):
 
 
 def test_a_study_that_runs_is_not_run_twice(data, out):
-    with folder.held(out / folder.LOCK, "it"), pytest.raises(BadRun, match="being run by another process"):
+    with files.held(out / folder.LOCK, "it"), pytest.raises(BadRun, match="being run by another process"):
         conduct.conduct(planned(data), out, resume=True)
 
 

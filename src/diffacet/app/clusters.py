@@ -209,13 +209,10 @@ def of_catalogue(catalogue: pl.DataFrame) -> IntArray:
 
 def _made(plan: Plan, train: Train, tell: Tell) -> Vectors:
     """LightGCN's item vectors, from the cache or trained now. One process trains, others wait for it."""
-    # Studies run runs, and these come here; the lock is theirs.
-    from diffacet.app.studies.folder import held
-
     folder = plan.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with held(folder / "lock", f"LightGCN in {folder}", wait=True):
+        with files.held(folder / "lock", f"LightGCN in {folder}", wait=True):
             found = _kept(folder)
             if found is not None:
                 tell(f"item vectors: {MODEL}'s, kept in {folder}")

@@ -76,9 +76,9 @@ class MF(nn.Module):
     def interests(self, history: Histories) -> Tensor:
         """(B, 1, d) e_u.
 
-        A user without training rows (with `fold_in` everyone) gets the ridge regression of the history, as a row x of 0s and 1s, on the item
-        vectors V: the e with the least ||x - V e||^2 + r ||e||^2, r being `ridge` times the mean eigenvalue of V'V.
-        So the zeros count as well, and one matrix serves all users.
+        A user without training rows (with `fold_in` everyone) gets the ridge regression of the history, as a row x of
+        0s and 1s, on the item vectors V: the e with the least ||x - V e||^2 + r ||e||^2, r being `ridge` times the mean
+        eigenvalue of V'V. So the zeros count as well, and one matrix serves all users.
         """
         vectors, rows = self.items.weight, profiles.read(history, dtype=self.items.weight.dtype)
         folded = rows.summed(vectors) @ self._inverse()

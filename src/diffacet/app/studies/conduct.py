@@ -64,7 +64,7 @@ def conduct(
     if collect and not out.exists():
         raise BadRun(f"{out} is not there, so there is nothing to collect; without --collect the study is run")
     folder.check(plan, out, resume=resume)
-    with folder.held(out / folder.LOCK, str(out)):
+    with files.held(out / folder.LOCK, str(out)):
         folder.prepare(plan, out)
         jobs = [] if collect else folder.unfinished(out, plan)
         count = workers or farm.default_workers(device)

@@ -22,6 +22,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
+from diffacet import files
 from diffacet.app.studies import folder, work
 from diffacet.app.studies.plan import Job, Plan
 from diffacet.errors import DiffacetError
@@ -174,7 +175,7 @@ def _work(
             pipe.send((step, total))
 
     try:
-        with folder.held(place / folder.LOCK, job.name, wait=True):
+        with files.held(place / folder.LOCK, job.name, wait=True):
             if not folder.finished(out, plan, job):
                 work.perform(job, plan.study, place, device=device, tell=tell)
     except Exception as error:  # whatever it is, the other runs go on

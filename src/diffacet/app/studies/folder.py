@@ -9,11 +9,8 @@ The last two lines are made anew by every call.
 """
 
 import dataclasses
-import fcntl
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,25 +127,6 @@ def finished(out: Path, plan: Plan, job: Job) -> bool:
         and all({*asked[key]} <= {*done[key]} for key in ("ks", "by_user"))
         and asked["categories"] <= done["categories"]
     )
-
-
-@contextmanager
-def held(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock file `path`; it falls with this process, however that ends.
-
-    Raises:
-        BadRun: another living process holds it, and `wait` is not said; `what` names it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise BadRun(f"{what} is being run by another process; wait for it, or stop it") from error
-        file.truncate(0)
-        file.write(str(os.getpid()))  # for people who want to know whom they wait for
-        file.flush()
-        yield
 
 
 def unfinished(out: Path, plan: Plan) -> Sequence[Job]:
