@@ -286,7 +286,7 @@ CARDS = [
         paper=PAPER,
         presets={
             "paper": Preset(ACVAEConfig(), _PAPER, "ACVAE's code; stopped early as DiffRec is"),
-            "best": Preset(ACVAEConfig(), _PAPER, "as paper; not searched yet"),
+            "best": Preset(ACVAEConfig(), _PAPER, "as paper; no other was tried"),
         },
         batch=ProfileBatch,
         search=protocols.PROFILES_SEARCH,

@@ -156,7 +156,9 @@ CARDS = [
                 CODIGEMConfig(), replace(PROFILES, batch_size=200, optimizer="adamax"), "the code of CODIGEM's paper"
             ),
             "best": Preset(
-                CODIGEMConfig(), replace(PROFILES, batch_size=200, optimizer="adamax"), "as paper; not searched yet"
+                CODIGEMConfig(),
+                replace(PROFILES, batch_size=200, optimizer="adamax"),
+                "as paper, the best of 2 settings on validation of ML-1M, clean training",
             ),
         },
         batch=ProfileBatch,

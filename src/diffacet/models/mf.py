@@ -125,7 +125,7 @@ CARDS = [
         paper=BPR,
         presets={
             "paper": _PAPER,
-            "best": replace(_PAPER, source="as paper; not searched yet"),
+            "best": replace(_PAPER, source="as paper; no other was tried"),
         },
         batch=PairBatch,
         search=protocols.PAIRS_SEARCH,
