@@ -5,6 +5,7 @@ is over all items instead of sampled negatives, as the catalogues of this protoc
 Shapes: B users of a batch, U users of the log, N items, K width of the hidden layer.
 """
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -109,7 +110,7 @@ CARDS = [
             "best": Preset(
                 CDAEConfig(dropout=0.1),
                 replace(PROFILES, lr=0.002),
-                "3 settings on validation of ML-1M, clean training",
+                "3 settings on validation of ML-1M",
             ),
         },
         batch=ProfileBatch,

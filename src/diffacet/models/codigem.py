@@ -158,7 +158,7 @@ CARDS = [
             "best": Preset(
                 CODIGEMConfig(),
                 replace(PROFILES, batch_size=200, optimizer="adamax"),
-                "as paper, the best of 2 settings on validation of ML-1M, clean training",
+                "as paper, the best of 2 settings on validation of ML-1M",
             ),
         },
         batch=ProfileBatch,

@@ -270,7 +270,7 @@ CARDS = [
         paper=DIFFREC,
         presets={
             **_RELEASED,
-            "best": Preset(_FOUND, _BEST, "8 settings on validation of ML-1M, clean training"),
+            "best": Preset(_FOUND, _BEST, "8 settings on validation of ML-1M"),
         },
         batch=ProfileBatch,
         search=PROFILES_SEARCH,

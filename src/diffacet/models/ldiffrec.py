@@ -190,9 +190,7 @@ _LATENT = {
     ),
     "paper-yelp": Preset(_YELP, _SLOW, "Yelp, clean training: released settings"),
     "paper-yelp-noisy": Preset(_YELP, _SLOW, "Yelp, natural noise: released settings"),
-    "best": Preset(
-        _ML, _BEST, "as paper, with more patience: the best of 6 settings on validation of ML-1M, clean training"
-    ),
+    "best": Preset(_ML, _BEST, "as paper, with more patience: the best of 6 settings on validation of ML-1M"),
 }
 _TIMED = {
     "paper": Preset(

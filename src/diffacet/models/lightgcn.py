@@ -161,7 +161,7 @@ CARDS = [
             "best": replace(
                 _PAPER,
                 training=replace(_PAPER.training, lr=0.005),
-                source="2 settings on validation of ML-1M, clean training",
+                source="2 settings on validation of ML-1M",
             ),
         },
         batch=PairBatch,

@@ -6,6 +6,7 @@ Shapes: B users, N items, T steps, h width of the outer hidden layers.
 """
 
 import itertools
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -128,7 +129,7 @@ CARDS = [
             "best": Preset(
                 MultiDAEConfig(dropout=0.1),
                 replace(PROFILES, lr=0.002),
-                "3 settings on validation of ML-1M, clean training",
+                "3 settings on validation of ML-1M",
             ),
         },
         batch=ProfileBatch,

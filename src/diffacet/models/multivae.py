@@ -114,9 +114,7 @@ CARDS = [
         paper=MULT_VAE,
         presets={
             "paper": Preset(MultiVAEConfig(), PROFILES, "DiffRec Sec. 4.1.3; open values within its searched ranges"),
-            "best": Preset(
-                MultiVAEConfig(), PROFILES, "as paper, the best of 5 settings on validation of ML-1M, clean training"
-            ),
+            "best": Preset(MultiVAEConfig(), PROFILES, "as paper, the best of 5 settings on validation of ML-1M"),
         },
         batch=ProfileBatch,
         search=PROFILES_SEARCH,
