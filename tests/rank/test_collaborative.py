@@ -214,3 +214,12 @@ def test_length_zero_shows_whole_histories():
     assert model.shown == [[1, 2, 3], [4], [2, 5]]
     evaluate(model, cases, length=2, ks=(2,))
     assert model.shown == [[2, 3], [4], [2, 5]]
+
+
+def test_ndcg_is_the_one_of_the_protocols_papers():
+    """DiffRec's is the textbook's; that of the matching papers stops the ideal at the hits."""
+    cases, scores = drawn()
+    got = measured(cases, scores)
+    assert all(got[f"ndcg@{k}"] == got[f"ndcg_textbook@{k}"] for k in (3, 10))
+    other = measured(replace(cases, exclude_seen=False), scores)
+    assert other["ndcg@10"] != other["ndcg_textbook@10"]

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 PUBLISHED = ("recall", "hit_rate", "ndcg", "ndcg_set")
 """Metrics as the field's tables print them; the others are named apart."""
 
-COLLABORATIVE = ("recall", "ndcg_textbook", "precision", "mrr")
-"""The same for tables of DiffRec's protocol, whose NDCG is the textbook's."""
+COLLABORATIVE = ("recall", "ndcg", "precision", "mrr")
+"""The same for tables of DiffRec's protocol."""
 
 
 def plain(value: Any) -> Any:

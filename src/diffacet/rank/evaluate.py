@@ -16,7 +16,7 @@ from diffacet.data.sequences import IntArray
 from diffacet.data.splits import Holdout
 from diffacet.errors import BadSetting
 from diffacet.rank.categories import ItemCategories, measure
-from diffacet.rank.metrics import METRICS, match_rows
+from diffacet.rank.metrics import COLLABORATIVE, METRICS, match_rows
 from diffacet.rank.ranking import BUDGET, top_k, top_k_scores
 
 BATCH = 256  # a divisor of the 1,024 cases for which inference noise is drawn at once
@@ -246,7 +246,8 @@ class _Tally:
                 f"the catalogue has {self.lists.n_items} items, the categories are those of {self.categories.n_items}"
             )
         matched = match_rows(merged, holdout.target, begin)
-        numbers = {f"{name}@{k}": metric(matched, k) for k in self.ks for name, metric in METRICS.items()}
+        metrics = COLLABORATIVE if holdout.exclude_seen else METRICS
+        numbers = {f"{name}@{k}": metric(matched, k) for k in self.ks for name, metric in metrics.items()}
         if self.categories is not None:
             numbers |= measure(self.categories, merged, matched.hits, single, self.ks)
         for name, value in numbers.items():
