@@ -12,9 +12,9 @@ DMI, SIGIR 2025) and the textbook's differ in denominators and in the ideal; bot
     recall_textbook, ndcg_textbook, precision, mrr
     recall_min                  recall with the denominator of Mult-VAE's and CODIGEM's codes
 
-In the collaborative protocol (DiffRec, SIGIR 2023) the published numbers are the textbook's: no target repeats, so recall
-and recall_textbook are one number, ndcg is there another name of ndcg_textbook (`COLLABORATIVE`), and DiffRec's Precision
-and MRR are precision and mrr.
+In the collaborative protocol (DiffRec, SIGIR 2023) the published numbers are the textbook's: no target repeats, so
+recall and recall_textbook are one number, ndcg is there another name of ndcg_textbook (`COLLABORATIVE`), and DiffRec's
+Precision and MRR are precision and mrr.
 
 A user without a target counts as 0 everywhere.
 """
