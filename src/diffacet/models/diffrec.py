@@ -270,6 +270,7 @@ CARDS = [
         paper=DIFFREC,
         presets={
             **_RELEASED,
+            "recommended": Preset(DiffRecConfig(), _BEST, "ML-1M: a lower rate and fewer steps than released"),
             "best": Preset(_FOUND, _BEST, "8 settings on validation of ML-1M"),
         },
         batch=ProfileBatch,
