@@ -135,6 +135,11 @@ def test_data_sets_stand_side_by_side_in_one_picture(data, out):
         assert trace["y"] == [line.mean("recall@5", "test")] * 2
 
 
+def test_what_must_be_said_first_stands_first(data, out):
+    page = conduct.reread(planned(data, lead="Two rows\nwere not reached."), out)
+    assert page.lead[0] == "Two rows were not reached."
+
+
 def test_without_a_browser_the_study_says_so(monkeypatch, tmp_path):
     def missing(*_):
         raise MissingExtra("kaleido is not installed")

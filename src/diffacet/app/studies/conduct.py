@@ -117,7 +117,7 @@ def page_of(plan: Plan, lines: Sequence[results.Line], failures: Sequence[farm.F
         some = [line for line in lines if line.data == data]
         if some:
             sheets.append(tables.sheet(some, layout))
-    lead = []
+    lead = [" ".join(study.lead.split())] if study.lead else []
     if plan.cut.told():
         lead.append(f"**This is not the whole study.** It was cut by {' '.join(plan.cut.told())}.")
     if max(len(line.trials) for line in lines) < 2:

@@ -83,6 +83,7 @@ class Study:
         data: names of the data sets.
         row: its rows.
         name: the file's name without .toml, if the file says no other.
+        lead: a sentence above the tables, on what must be said first.
         note: sentences under the table.
         seeds: of the runs, for all data sets or for each.
         split_seeds: "seed", the same number as the run's seed; or a list, crossed with the seeds.
@@ -101,6 +102,7 @@ class Study:
     data: Annotated[tuple[Text, ...], Field(min_length=1)]
     row: Annotated[tuple[Row, ...], Field(min_length=1)]
     name: str = ""
+    lead: str = ""
     note: str = ""
     seeds: Seeds | dict[str, Seeds] = (0, 1)
     split_seeds: Literal["seed"] | Seeds = "seed"
