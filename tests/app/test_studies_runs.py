@@ -129,6 +129,7 @@ def test_data_sets_stand_side_by_side_in_one_picture(data, out):
     sheet = conduct.reread(planned(data), out).sheets[0]
     drawn = pictures.across([sheet, dataclasses.replace(sheet, data="again")], ("recall@5",), "test")
     (figure,) = drawn.values()
+    assert [*drawn] == ["recall@5 on all data"]  # the file is called by what stands before " on "
     assert [trace["name"] for trace in figure["data"]] == [line.label for line in sheet.lines]
     for trace, line in zip(figure["data"], sheet.lines, strict=True):
         assert trace["x"] == ["shop", "again"]

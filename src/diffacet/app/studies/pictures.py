@@ -44,7 +44,7 @@ def across(sheets: Sequence[Sheet], metrics: Sequence[str], on: str) -> dict[str
             if there:
                 names, lines = zip(*there, strict=True)
                 data.append(_curve(label, names, lines, metric, on, len(data)))
-        drawn[f"{metric} across data"] = {"data": data, "layout": {"xaxis": x, "yaxis": {"title": {"text": metric}}}}
+        drawn[f"{metric} on all data"] = {"data": data, "layout": {"xaxis": x, "yaxis": {"title": {"text": metric}}}}
     return drawn
 
 
