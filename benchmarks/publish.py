@@ -34,7 +34,7 @@ def brief(results: pl.DataFrame, table: str, name: str, data: str, root: str) ->
     shown, published = (SHOWN, PUBLISHED) if {*SHOWN} <= {*results["metric"]} else (study.metrics, study.metrics)
     some = results.filter((pl.col("data") == data) & (pl.col("on") == "test") & pl.col("metric").is_in(shown))
     printed = {row.label: row.published for row in spec.variants(study, data)}
-    heads = [*shown, f"published {', '.join(published) if published != shown else ''}".strip()]
+    heads = [*shown, f"published {', '.join(published)}" if published != shown else "published, in this order"]
     lines = ["| | runs | " + " | ".join(heads) + " |", "|" + "---|" * (len(heads) + 2)]
     for label in some["label"].unique(maintain_order=True):
         row = some.filter(pl.col("label") == label)
