@@ -50,9 +50,9 @@ SAME = (
 DEFAULTS, SMALL = "RecBole, its defaults", "RecBole, batches of 400"
 RECBOLE = (Contender(DEFAULTS), Contender(SMALL, ("train_batch_size=400",)))
 OURS = (
-    Contender("diffacet, RecBole's settings", (*SAME, "batch_size=2048"), "best", DEFAULTS),
+    Contender("diffacet, RecBole's settings", (*SAME, "batch_size=2048"), "recommended", DEFAULTS),
     Contender("the same with 16 shared noise rows", (*SAME, "batch_size=2048", "shared_noise=16"), "best", DEFAULTS),
-    Contender("diffacet, RecBole's settings, batches of 400", (*SAME, "batch_size=400"), "best", SMALL),
+    Contender("diffacet, RecBole's settings, batches of 400", (*SAME, "batch_size=400"), "recommended", SMALL),
     Contender("diffacet, preset best", (), "best", DEFAULTS),
 )
 AIMS = (
