@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffacet.data.interactions import Ids, Interactions
+from diffacet.data.ids import Ids
+from diffacet.data.interactions import Interactions
 from diffacet.errors import BadLog, UnknownItem
 
 LIST = pl.List(pl.Utf8)

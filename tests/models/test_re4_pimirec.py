@@ -12,7 +12,8 @@ from diffacet.core.batch import Histories, SequenceBatch
 from diffacet.core.contract import Facts, Training
 from diffacet.core.interests import select
 from diffacet.data import splits
-from diffacet.data.interactions import Ids, Interactions
+from diffacet.data.ids import Ids
+from diffacet.data.interactions import Interactions
 from diffacet.data.sequences import Sequences
 from diffacet.errors import BadSetting
 from diffacet.learn.batches import batch_at

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from diffacet.data.interactions import Ids
+from diffacet.data.ids import Ids
 from diffacet.errors import BadRun, BadSetting, UnknownItem
 from diffacet.rank.candidates import Recommender
 from diffacet.rank.categories import ItemCategories

@@ -26,7 +26,8 @@ from diffacet.app import clusters, resuming, settings, splitting
 from diffacet.app.environment import environment, pick_device
 from diffacet.core.contract import Card, Facts, IntArray, Preset, Training
 from diffacet.data import store
-from diffacet.data.interactions import Ids, Interactions
+from diffacet.data.ids import Ids
+from diffacet.data.interactions import Interactions
 from diffacet.data.splits import Holdout, Split
 from diffacet.errors import BadRun, BadSetting
 from diffacet.learn import batches, checkpoint

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from diffacet.data.interactions import PARTS, Ids, Interactions
+from diffacet.data.ids import Ids
+from diffacet.data.interactions import PARTS, Interactions
 from diffacet.data.sequences import IntArray
 from diffacet.errors import BadSetting
 

@@ -14,7 +14,7 @@ import torch
 
 from diffacet.core.batch import Histories
 from diffacet.core.contract import Matcher, Scorer
-from diffacet.data.interactions import Ids
+from diffacet.data.ids import Ids
 from diffacet.data.sequences import IntArray
 from diffacet.errors import BadRun, BadSetting, UnknownItem
 from diffacet.rank.categories import ItemCategories
