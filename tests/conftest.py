@@ -1,5 +1,6 @@
 import os
 
+import pytest
 from hypothesis import settings
 
 # Tensors in tests are small: a second thread would only wait. Read by torch and FAISS when they are imported.
@@ -8,3 +9,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The same examples in every run, and no time limit for one: a slow machine is not a failure.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def call(capsys):
+    """Runs a command line in this process: (exit code, standard output, standard error)."""
+
+    from diffacet.app import cli  # after the environment above
+
+    def run(*words):
+        capsys.readouterr()
+        code = cli.main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run

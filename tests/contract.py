@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from diffacet.app import settings
-from diffacet.core.batch import Histories, PositionBatch, SequenceBatch
+from diffacet.core.batch import Histories, PositionBatch, ProfileBatch, SequenceBatch
 from diffacet.core.contract import Matcher, Scorer, Trained
 from diffacet.data.sequences import Sequences
 from diffacet.learn import batches, checkpoint
@@ -302,6 +302,26 @@ def learns_a_checkerboard(card, preset):
     own = 1 + torch.arange(len(rows)).unsqueeze(1) % 2  # odd items for even users, even ones for odd
     inside = ((best - own) % 2 == 0).float().mean()
     assert inside > 0.9  # by chance one half
+
+
+def ranks_the_own_block(model, optimizer, history, rows, steps):
+    """Trained on whole rows of two blocks of ten items, a model ranks what a user lacks of the own block first."""
+    for _ in range(steps):
+        optimizer.zero_grad()
+        sum(model.loss(ProfileBatch(history)).values()).backward()
+        optimizer.step()
+    scores = answer(model.eval(), history)
+    for user, row in enumerate(rows):
+        first = 1 + 10 * (user % 2)
+        own = [i for i in range(first, first + 10) if i not in row]
+        other = [i for i in range(1, 21) if not first <= i < first + 10]
+        assert scores[user, own].min() > scores[user, other].max()
+
+
+def two_blocks(users=40):
+    """Rows of which each holds seven of ten items: odd users' are 11 to 20, even users' 1 to 10."""
+    rng = np.random.default_rng(0)
+    return [(rng.permutation(10)[:7] + 1 + 10 * (user % 2)).tolist() for user in range(users)]
 
 
 def counting(metric):

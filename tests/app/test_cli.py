@@ -30,19 +30,6 @@ def shop(tmp_path_factory):
 
 
 @pytest.fixture
-def call(capsys):
-    """Runs a command line in this process: (exit code, standard output, standard error)."""
-
-    def run(*words):
-        capsys.readouterr()
-        code = cli.main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
-
-
-@pytest.fixture
 def refused(call):
     """Runs a command line that must be refused in one line; returns the line."""
 

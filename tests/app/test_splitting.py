@@ -34,19 +34,6 @@ def shop(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def call(capsys):
-    """Runs a command line in this process: (exit code, standard output, standard error)."""
-
-    def run(*words):
-        capsys.readouterr()
-        code = cli.main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
-
-
 def told(call, *words):
     code, out, err = call(*words, "--json")
     assert (code, err) == (0, "")

@@ -160,18 +160,8 @@ def test_settings_are_checked():
 
 
 def test_a_user_gets_the_missing_items_of_the_own_block():
-    rng = np.random.default_rng(0)
-    rows = [(rng.permutation(10)[:7] + 1 + 10 * (user % 2)).tolist() for user in range(40)]
+    rows = contract.two_blocks()
     torch.manual_seed(0)
     model = CDAE(CDAEConfig(width=8), facts(rows, 20)).train()
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
-    for _ in range(60):
-        optimizer.zero_grad()
-        sum(model.loss(ProfileBatch(history(rows))).values()).backward()
-        optimizer.step()
-    scores = contract.answer(model.eval(), history(rows))
-    for user, row in enumerate(rows):
-        first = 1 + 10 * (user % 2)
-        own = [i for i in range(first, first + 10) if i not in row]
-        other = [i for i in range(1, 21) if not first <= i < first + 10]
-        assert scores[user, own].min() > scores[user, other].max()
+    contract.ranks_the_own_block(model, optimizer, history(rows), rows, 60)
