@@ -105,7 +105,9 @@ def finite_loss_of_named_terms(card, preset):
     chosen = small(card, preset)
     model = build(card, chosen)
     for step in range(3):
-        terms = model.train().loss(batches.batch_at(log(), N_ITEMS, chosen.training, card.batch)(step))
+        terms = model.train().loss(
+            batches.batch_at(log(), N_ITEMS, chosen.training, batches.form(card, chosen.training))(step)
+        )
         assert terms
         for name, term in terms.items():
             assert name.isidentifier()
@@ -118,7 +120,7 @@ def gradient_where_it_should_be(card, preset):
     """Every parameter learns, padding never does, and a table only where the batch touched it."""
     chosen = small(card, preset, negatives=3)
     model = shaken(build(card, chosen)).train()
-    learned, batch_at = set(), batches.batch_at(log(), N_ITEMS, chosen.training, card.batch)
+    learned, batch_at = set(), batches.batch_at(log(), N_ITEMS, chosen.training, batches.form(card, chosen.training))
     for step in range(4):
         model.zero_grad()
         batch = batch_at(step)
@@ -220,7 +222,7 @@ def checkpoint_round_trip(card, preset, path):
     validate = counting(chosen.training.metric)
     fit(
         model,
-        batches.batch_at(train, N_ITEMS, chosen.training, card.batch),
+        batches.batch_at(train, N_ITEMS, chosen.training, batches.form(card, chosen.training)),
         chosen.training,
         validate=validate,
         checkpoints=Checkpoints(path),
@@ -247,7 +249,7 @@ def resuming_equals_an_unbroken_run(card, preset, path, updates):
     """k steps, save, load into another model, k steps: the same to the bit as 2k (P24)."""
     chosen = small(card, preset, item_updates=updates, anneal=0.5)
     train = log()
-    batch_at = batches.batch_at(train, N_ITEMS, chosen.training, card.batch)
+    batch_at = batches.batch_at(train, N_ITEMS, chosen.training, batches.form(card, chosen.training))
 
     def stop(moment):
         if moment.step == 5:
@@ -289,7 +291,10 @@ def learns_a_checkerboard(card, preset):
     """Two groups of users who share no item: a user's best unseen items are those of the own group."""
     chosen = small(card, preset, max_steps=150, validate_every=150, lr=0.01, batch_size=20)
     train = log(groups=2, users=120)  # so many that no model can know each by heart
-    model, batch_at = build(card, chosen, train), batches.batch_at(train, N_ITEMS, chosen.training, card.batch)
+    model, batch_at = (
+        build(card, chosen, train),
+        batches.batch_at(train, N_ITEMS, chosen.training, batches.form(card, chosen.training)),
+    )
     if isinstance(model, Trained):
         optimizer = torch.optim.Adam(model.parameters(), chosen.training.lr)
         torch.manual_seed(0)

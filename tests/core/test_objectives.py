@@ -10,7 +10,8 @@ import reference
 from diffacet.core import objectives
 from diffacet.core.batch import Histories, SequenceBatch
 from diffacet.core.contract import Training
-from diffacet.learn.batches import draw_negatives, log_expected_count
+from diffacet.learn import negatives as drawn
+from diffacet.learn.negatives import log_expected_count
 from reference import normal
 
 
@@ -154,7 +155,7 @@ def test_correction_makes_two_laws_of_negatives_agree():
         training = Training(negatives=M, sampler=sampler)
         found, plain = [], []
         for draw in range(draws):
-            negatives, tries = draw_negatives(np.random.default_rng([draw, 5]), n_items, training)
+            negatives, tries = drawn.draw(np.random.default_rng([draw, 5]), n_items, training)
             log_q = tuple(
                 torch.from_numpy(log_expected_count(ids, n_items, training, tries)).double()
                 for ids in (target.numpy(), negatives)

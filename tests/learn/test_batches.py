@@ -12,7 +12,8 @@ from diffacet.core.contract import Training
 from diffacet.data.sequences import Sequences
 from diffacet.errors import BadLog, BadSetting
 from diffacet.learn import batches
-from diffacet.learn.batches import batch_at, draw_negatives, log_expected_count
+from diffacet.learn.batches import batch_at
+from diffacet.learn.negatives import draw, log_expected_count
 
 N = 30
 
@@ -164,7 +165,7 @@ def law(sampler, n):
 def test_negatives_are_items(sampler, unique, n, seed, data):
     count = data.draw(st.integers(1, n if unique else 200))
     settings = training(sampler=sampler, unique_negatives=unique, negatives=count)
-    drawn, tries = draw_negatives(np.random.default_rng(seed), n, settings)
+    drawn, tries = draw(np.random.default_rng(seed), n, settings)
     assert drawn.shape == (count,)
     assert drawn.dtype == np.int64
     assert drawn.min() >= 1  # 0 is padding, never a negative
@@ -180,7 +181,7 @@ def test_negatives_are_items(sampler, unique, n, seed, data):
 @pytest.mark.parametrize("n", [1, 2, 25])
 def test_frequencies_follow_the_law(sampler, n):
     draws = 60_000
-    drawn, _ = draw_negatives(np.random.default_rng(0), n, training(sampler=sampler, negatives=draws))
+    drawn, _ = draw(np.random.default_rng(0), n, training(sampler=sampler, negatives=draws))
     counts, expected = np.bincount(drawn, minlength=n + 1)[1:], draws * law(sampler, n)
     assert math.isclose(expected.sum(), draws)
     degrees = n - 1
@@ -194,7 +195,7 @@ def test_expected_counts_against_simulation(sampler, unique):
     settings = training(sampler=sampler, unique_negatives=unique, negatives=count)
     seen, predicted = np.zeros(n), np.zeros(n)
     for seed in range(repeats):
-        drawn, tries = draw_negatives(np.random.default_rng([seed, 1]), n, settings)
+        drawn, tries = draw(np.random.default_rng([seed, 1]), n, settings)
         seen += np.bincount(drawn, minlength=n + 1)[1:]
         predicted += np.exp(log_expected_count(np.arange(1, n + 1), n, settings, tries).astype(np.float64))
     seen, predicted = seen / repeats, predicted / repeats
@@ -219,7 +220,7 @@ def test_unique_draws_are_the_first_distinct_of_their_law(sampler, unique):
     """Head items are met first, so early negatives follow the law even without repeats."""
     n, repeats = 10, 20_000
     settings = training(sampler=sampler, unique_negatives=unique, negatives=4)
-    first = [draw_negatives(np.random.default_rng([seed, 2]), n, settings)[0][0] for seed in range(repeats)]
+    first = [draw(np.random.default_rng([seed, 2]), n, settings)[0][0] for seed in range(repeats)]
     share = np.bincount(first, minlength=n + 1)[1:] / repeats
     assert np.abs(share - law(sampler, n)).max() < 5 * 0.5 / math.sqrt(repeats)
 
@@ -241,14 +242,14 @@ def test_hits_and_corrections_are_there_when_asked_for():
         assert np.allclose(found.numpy(), expected, rtol=1e-5)
 
 
-def test_no_negatives_means_every_item_once_and_hits_masked():
+def test_no_negatives_means_every_item_once_and_in_order():
     train = sequences([12, 9, 30, 5])
     for correction in (False, True):
         batch = batch_at(train, N, training(negatives=0, correction=correction))(3)
         assert batch.negatives.tolist() == list(range(1, N + 1))
         assert batch.log_q is None
-        assert (batch.hits.sum(1) == 1).all()
-        assert (batch.negatives[batch.hits.long().argmax(1)] == batch.target).all()
+        assert batch.everything
+        assert batch.hits is None
 
 
 def test_moving_a_batch_keeps_it():

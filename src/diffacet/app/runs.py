@@ -199,7 +199,8 @@ def train(
     changes = {"seed": seed} | ({} if max_steps is None else {"max_steps": max_steps}) | changes
     chosen = settings.apply(card, settings.preset(card, preset), changes)
     check_metric(chosen.training.metric)
-    batches.check_length(chosen.training, card.batch)
+    form = batches.form(card, chosen.training)
+    batches.check_length(chosen.training, form)
     target = pick_device(device)
     if threads < 1:
         raise BadSetting(f"threads is at least 1; got {threads}")
@@ -224,14 +225,14 @@ def train(
     facts = batches.facts(cut.train, dataset.log.n_items, chosen.training, dataset.log.n_users, groups)
     with initial_weights(chosen.training.seed):
         model = card.build(chosen.model, facts).to(target)
-    batch_at = batches.batch_at(cut.train, dataset.log.n_items, chosen.training, card.batch)
+    batch_at = batches.batch_at(cut.train, dataset.log.n_items, chosen.training, form)
     if not (out / ABOUT).exists():
         _create(out, told | {"environment": environment(target)}, dataset.log, groups)
 
     def validate(model: nn.Module) -> dict[str, float]:
         return measure(_askable(model), cut.valid, length=chosen.training.length, ks=_validation_ks(chosen.training))
 
-    steps = batches.in_steps(chosen.training, batches.epoch_steps(cut.train, chosen.training, card.batch))
+    steps = batches.in_steps(chosen.training, batches.epoch_steps(cut.train, chosen.training, form))
     fit(model, batch_at, steps, validate=validate, checkpoints=Checkpoints(out), watch=watch)
     return load(out, device=device)
 

@@ -40,16 +40,17 @@ class Histories:
 
 @dataclass(frozen=True)
 class SequenceBatch:
-    """B histories, the item that follows each, and M negatives that all of them share.
+    """B histories, the item that follows each, and M negatives that all of them share, or that each has of its own.
 
     Attributes:
         history: the histories.
         target: (B,) int64, the item that follows.
-        negatives: (M,) int64, drawn for the whole batch.
+        negatives: (M,) int64, drawn for the whole batch; or (B, M), each row's own, which its user has not met.
         log_q: None, or the log expected counts of the targets (B,) and of the negatives (M,), which
             the corrected sampled softmax subtracts from its logits.
         hits: None, or (B, M) bool, true where negative m is row b's target and must not count.
         step: the training step that this batch belongs to, 0-based.
+        everything: whether the negatives are all items 1..N in order, the targets among them (full softmax).
     """
 
     history: Histories
@@ -58,6 +59,7 @@ class SequenceBatch:
     log_q: tuple[Tensor, Tensor] | None = None
     hits: Tensor | None = None
     step: int = 0
+    everything: bool = False
 
     def to(self, device: torch.device) -> "SequenceBatch":
         """The same batch on `device`."""
@@ -72,6 +74,7 @@ class SequenceBatch:
             None if self.log_q is None else (move(self.log_q[0]), move(self.log_q[1])),
             None if self.hits is None else move(self.hits),
             self.step,
+            self.everything,
         )
 
 
@@ -84,11 +87,12 @@ class PositionBatch:
         row: (P,) int64, ascending.
         position: (P,) int64.
         target: (P,) int64, the item that follows.
-        weight: (P,) float32, summing to 1; every user weighs the same, however many targets it has.
-        negatives: (M,) int64, drawn for the whole batch.
+        weight: (P,) float32, summing to 1; every user weighs the same, however many targets it has, or every target.
+        negatives: (M,) int64, drawn for the whole batch; or (P, M), each target's own, which its user has not met.
         log_q: None, or the log expected counts of the targets (P,) and of the negatives (M,).
         hits: None, or (P, M) bool, true where negative m is target p.
         step: the training step that this batch belongs to, 0-based.
+        everything: whether the negatives are all items 1..N in order, the targets among them (full softmax).
     """
 
     history: Histories
@@ -100,6 +104,7 @@ class PositionBatch:
     log_q: tuple[Tensor, Tensor] | None = None
     hits: Tensor | None = None
     step: int = 0
+    everything: bool = False
 
     def to(self, device: torch.device) -> "PositionBatch":
         """The same batch on `device`."""
@@ -117,6 +122,7 @@ class PositionBatch:
             None if self.log_q is None else (move(self.log_q[0]), move(self.log_q[1])),
             None if self.hits is None else move(self.hits),
             self.step,
+            self.everything,
         )
 
 

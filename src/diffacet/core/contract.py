@@ -24,8 +24,9 @@ STRICT = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 INFERENCE = "inference"
 """Marks a setting, inside Annotated, that may be changed on a trained model: it shapes no weight."""
 
-Task = Literal["matching", "collaborative"]
-"""The protocol that a model is compared in, if no other is asked for: next items in order, or the rest of a row."""
+Task = Literal["matching", "next-item", "collaborative"]
+"""The protocol that a model is compared in, if no other is asked for: the last part of a history, each next item of
+it, or the rest of a row."""
 
 
 @plain_dataclass(frozen=True)
@@ -191,6 +192,22 @@ class Training:
     mask_hits: Annotated[bool, Field(description="a negative that is a row's target does not count for the row")] = (
         False
     )
+    own_negatives: Annotated[
+        bool, Field(description="M negatives for each target, uniform over what its user has not met; false: shared")
+    ] = False
+    sampling: Annotated[
+        Literal["drawn", "epochs"],
+        Field(
+            description="rows of a batch: drawn anew each step, or each pair (window) once an epoch, in random order"
+        ),
+    ] = "drawn"
+    targets: Annotated[
+        Literal["own", "one", "every"],
+        Field(description="one target for a history, or every position of a window; own: as the model is trained"),
+    ] = "own"
+    weighting: Annotated[
+        Literal["user", "target"], Field(description="with every position a target: which of them weigh the same")
+    ] = "user"
     validate_every: Annotated[int, Field(ge=1, description="steps between two validations")] = 1000
     validate_epochs: Annotated[
         int | None, Field(ge=1, description="passes between two validations, instead of validate_every")
@@ -240,6 +257,7 @@ class Card:
         paper: the paper to cite.
         presets: by name; "best" is the default.
         batch: the form in which it is trained.
+        also: other forms in which it can be; `Training.targets` chooses.
         search: where `diffacet tune` looks for settings of the training, if elsewhere than they say; None: nowhere.
     """
 
@@ -251,4 +269,5 @@ class Card:
     paper: Paper
     presets: Mapping[str, Preset]
     batch: type[Batch] = SequenceBatch
+    also: tuple[type[Batch], ...] = ()
     search: Mapping[str, Search | None] = field(default_factory=dict)

@@ -24,35 +24,60 @@ def sampled_softmax(
 ) -> Tensor:
     """Mean over rows of -s+ + ln(e^{s+} + sum_j w_j e^{s_j}), with s+ = user . target and s_j = user . negative_j.
 
-    user (B, d), target (B, d), negatives (M, d) shared by the batch -> scalar. w_j = 1 for hardness 0;
+    user (B, d), target (B, d), negatives (M, d) shared by the batch or (B, M, d) -> scalar. w_j = 1 for hardness 0;
     otherwise w_j = e^{hardness s_j} / mean_i e^{hardness s_i}, through which the gradient flows (the
     interest-aware hard negatives of REMI, RecSys 2023), by the stable form
     ln sum_j w_j e^{s_j} = LSE((1 + hardness) s) - LSE(hardness s) + ln M.
 
     `batch.log_q` is subtracted from the logits (the corrected sampled softmax), but not inside the weights w_j,
     which are about how hard a negative is and not how often it is drawn; `batch.hits` do not count.
-    With every item once among the negatives and the hits masked this is the full softmax.
+    With every item once among the negatives and the hits masked this is the full softmax (`batch.everything`).
     A PositionBatch has a weight for each row, which takes the place of the mean.
     """
     with torch.autocast(user.device.type, enabled=False):
         user, target, negatives = _wide(user), _wide(target), _wide(negatives)
+        logits = products(user, negatives)  # (B, M)
+        if batch.everything and not hardness:
+            return weighed(functional.cross_entropy(logits, batch.target - 1, reduction="none"), batch)
         positive = (user * target).sum(-1)  # (B,)
-        logits = user @ negatives.T  # (B, M)
-        if batch.hits is not None:
-            logits = logits.masked_fill(batch.hits, float("-inf"))
+        hits = batch.target[:, None] == batch.negatives if batch.everything else batch.hits
+        if hits is not None:
+            logits = logits.masked_fill(hits, float("-inf"))
         weighted = (1 + hardness) * logits
         if batch.log_q is not None:
             positive, weighted = positive - batch.log_q[0], weighted - batch.log_q[1]
         negative = weighted.logsumexp(-1)  # (B,)
         if hardness > 0:
             counted = torch.full_like(positive, logits.shape[-1])
-            if batch.hits is not None:
-                counted = (~batch.hits).sum(-1).to(positive.dtype)
+            if hits is not None:
+                counted = (~hits).sum(-1).to(positive.dtype)
             # A row whose negatives are all hits has none: its sum stays empty, and is not -inf - -inf.
             weights = (hardness * logits).logsumexp(-1).masked_fill(counted == 0, 0.0)
             negative = negative - weights + counted.clamp(min=1).log()
-        losses = torch.logaddexp(positive, negative) - positive
-        return (batch.weight * losses).sum() if isinstance(batch, PositionBatch) else losses.mean()
+        return weighed(torch.logaddexp(positive, negative) - positive, batch)
+
+
+def binary(user: Tensor, target: Tensor, negatives: Tensor, batch: SequenceBatch | PositionBatch) -> Tensor:
+    """Mean over rows of -ln sigmoid(s+) - sum_j ln(1 - sigmoid(s_j)): the target apart from each negative (SASRec).
+
+    user (B, d), target (B, d), negatives (M, d) or (B, M, d) -> scalar; `batch` as in `sampled_softmax`.
+    """
+    with torch.autocast(user.device.type, enabled=False):
+        user, target, negatives = _wide(user), _wide(target), _wide(negatives)
+        logits = products(user, negatives)
+        if batch.hits is not None:
+            logits = logits.masked_fill(batch.hits, float("-inf"))
+        return weighed(functional.softplus(-(user * target).sum(-1)) + functional.softplus(logits).sum(-1), batch)
+
+
+def products(user: Tensor, items: Tensor) -> Tensor:
+    """(B, d) with (M, d), or with each row's own (B, M, d) -> inner products (B, M)."""
+    return user @ items.T if items.ndim == 2 else torch.einsum("bd,bmd->bm", user, items)
+
+
+def weighed(losses: Tensor, batch: SequenceBatch | PositionBatch) -> Tensor:
+    """(B,) losses of the rows -> scalar: their mean, or their sum by the weights that a PositionBatch has."""
+    return (batch.weight * losses).sum() if isinstance(batch, PositionBatch) else losses.mean()
 
 
 def routing_regulariser(attention: Tensor, dim: int) -> Tensor:

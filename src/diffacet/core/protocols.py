@@ -39,3 +39,26 @@ PAIRS_SEARCH = {"lr": Search(5e-4, 1e-2, log=True), "negatives": None}
 
 ROWS = Training(length=0, max_steps=0, metric="recall@20")
 """For untrained models under that protocol: whole rows."""
+
+NEXT_ITEM = Training(
+    lr=0.005,
+    batch_size=256,
+    length=10,
+    first_target=1,
+    sampling="epochs",
+    negatives=10,
+    own_negatives=True,
+    max_epochs=200,
+    validate_epochs=1,
+    patience=10,
+    metric="hit_rate@20",
+    item_updates="dense",
+)
+"""DimeRec's table: every pair of a history of 10 and its next item once an epoch, ten negatives of its own for each,
+stopped 10 epochs after the best. All that it compares train so; DreamRec and DiffuRec keep their own losses."""
+
+NEXT_ITEM_LONG = replace(NEXT_ITEM, length=70)
+"""The same with its histories of MovieLens-10M."""
+
+NEXT_ITEM_SEARCH = {"lr": Search(5e-4, 5e-3, log=True)}
+"""Where settings of these models are looked for."""

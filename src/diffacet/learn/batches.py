@@ -2,7 +2,8 @@
 
 The published protocol of matching (ComiRec's and REMI's codes): no epochs; every step draws B distinct
 users, for each one target position, and negatives that all rows share. Batch s depends on (seed, s) only.
-`PositionBatch` is our own form: every position of a window is a target at once.
+That of next items (DreamRec's and DimeRec's): every pair of a history and its next item once an epoch.
+`PositionBatch` takes every position of a window as a target at once (SASRec; facet).
 Collaborative models go over their rows in epochs: `ProfileBatch` over users, `PairBatch` over interactions, each
 epoch in a fresh order that depends on (seed, epoch) only.
 """
@@ -10,7 +11,7 @@ epoch in a fresh order that depends on (seed, epoch) only.
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 
 from diffacet import seeds
-from diffacet.arrays import distinct, within
-from diffacet.core.batch import Histories, PairBatch, PositionBatch, ProfileBatch, SequenceBatch
-from diffacet.core.contract import Facts, Training
+from diffacet.core.batch import Batch, Histories, PairBatch, PositionBatch, ProfileBatch, SequenceBatch
+from diffacet.core.contract import Card, Facts, Training
 from diffacet.data.sequences import Sequences
 from diffacet.errors import BadLog, BadSetting
+from diffacet.learn import negatives
 
 IntArray = NDArray[np.int64]
 
@@ -39,10 +40,26 @@ def facts(
     return Facts(n_items, training.length, train.items, train.offsets, train.users, users, groups)
 
 
+def form(card: Card, training: Training) -> type[Batch]:
+    """The form of the batches that a model is trained on; raises BadSetting when it does not take the one asked for."""
+    if training.targets == "own":
+        return card.batch
+    wanted = SequenceBatch if training.targets == "one" else PositionBatch
+    if wanted not in (card.batch, *card.also):
+        raise BadSetting(f"targets={training.targets}: {card.name} is not trained so; leave it at own")
+    return wanted
+
+
 def epoch_steps(train: Sequences, training: Training, batch_type: type[Any] = SequenceBatch) -> int:
-    """Steps in which every training row is seen once: interactions for PairBatch, users for all others."""
+    """Steps in which every training row is seen once: interactions for PairBatch, users for all others.
+
+    Pairs of a history and its target for SequenceBatch with sampling="epochs".
+    """
     if batch_type is PairBatch:
         rows = len(train.items)
+    elif batch_type is SequenceBatch and training.sampling == "epochs":
+        lengths = train.lengths()
+        rows = int(np.where(lengths >= 2, lengths - _first(lengths, training), 0).sum())
     else:
         rows = int((train.lengths() >= (1 if batch_type is ProfileBatch else 2)).sum())
     return max(1, math.ceil(rows / training.batch_size))
@@ -68,7 +85,8 @@ def batch_at(
 ) -> Callable[[int], Any]:
     """Step -> the batch of that step, on the CPU.
 
-    B distinct users uniformly (all of them if there are fewer).
+    B distinct users uniformly (all of them if there are fewer); with sampling="epochs" the next B of the epoch's order,
+    for SequenceBatch the next B pairs of a history and its target, from position first_target on.
     SequenceBatch: one target position k for each, uniform in {first_target, ..., len - 1}, or in {len - 1} for a
     shorter sequence; history = the L items before k.
     PositionBatch: a window of L + 1 items, the whole sequence or one that ends at a uniform position; each of its
@@ -88,23 +106,75 @@ def batch_at(
         return _pairs(train, n_items, training)
     check_length(training, batch_type)
     lengths = train.lengths()
+    if training.unique_negatives and training.negatives > n_items:
+        raise BadSetting(f"negatives lies in 0..{n_items} with unique_negatives=true; got {training.negatives}")
+    if training.own_negatives and (training.correction or not training.negatives):
+        raise BadSetting("own_negatives takes negatives >= 1 and no correction: a law that all users share has neither")
     eligible = np.flatnonzero(lengths >= 2)
     if not len(eligible):
         raise BadLog("no training sequence has two items, so there is no next item to learn; lower the filters")
-    if training.unique_negatives and training.negatives > n_items:
-        raise BadSetting(f"negatives lies in 0..{n_items} with unique_negatives=true; got {training.negatives}")
-    size = min(training.batch_size, len(eligible))
-    first = np.minimum(training.first_target, lengths - 1)
+    others = None
+    if training.own_negatives:
+        met = negatives.Met(train, n_items)
+        others = partial(met.others_of, count=training.negatives)
+        eligible = eligible[met.lacking(train.users[eligible])]
+        if not len(eligible):
+            raise BadLog("every training user has met every item, so nobody has a negative; own_negatives=false")
     cut = _positions if batch_type is PositionBatch else _targets
+    chosen = (_epochs if training.sampling == "epochs" else _drawn)(train, eligible, training, batch_type)
 
     def batch(step: int) -> Any:
         rng = seeds.stream(training.seed, "batch", step)
-        rows = eligible[rng.choice(len(eligible), size, replace=False, shuffle=False)]
-        parts, target = cut(train, rows, first[rows], training.length, rng)
-        shared = _negatives(rng, target, n_items, training)
-        return batch_type(**parts, target=torch.from_numpy(target), step=step, **shared)
+        rows, position = chosen(step, rng)
+        parts, target = cut(train, rows, position, training, rng)
+        if others is None:
+            extra = negatives.shared(rng, target, n_items, training)
+        else:
+            row = parts.get("row")
+            users = train.users[rows if row is None else rows[row.numpy()]]
+            extra = {"negatives": torch.from_numpy(others(rng, users))}
+        return batch_type(**parts, target=torch.from_numpy(target), step=step, **extra)
 
     return batch
+
+
+Chosen = Callable[[int, np.random.Generator], tuple[IntArray, IntArray | None]]
+"""(step, rng) -> the rows of a batch (B,), and the target's position in each, or None for a random one."""
+
+
+def _first(lengths: IntArray, training: Training) -> IntArray:
+    """The first position of each sequence that may be a target: that of the settings, or the last of a short one."""
+    return np.minimum(training.first_target, lengths - 1)
+
+
+def _drawn(train: Sequences, eligible: IntArray, training: Training, batch_type: type[Any]) -> Chosen:
+    """B distinct users uniformly, all of them if there are fewer."""
+    del train, batch_type
+    size = min(training.batch_size, len(eligible))
+
+    def chosen(step: int, rng: np.random.Generator) -> tuple[IntArray, IntArray | None]:
+        del step
+        return eligible[rng.choice(len(eligible), size, replace=False, shuffle=False)], None
+
+    return chosen
+
+
+def _epochs(train: Sequences, eligible: IntArray, training: Training, batch_type: type[Any]) -> Chosen:
+    """The next B rows of the epoch's order; for SequenceBatch the next B pairs of a row and a position in it."""
+    rows, position = eligible, None
+    if batch_type is SequenceBatch:
+        lengths = train.lengths()[eligible]
+        first = _first(lengths, training)
+        rows, before = np.repeat(eligible, lengths - first), np.cumsum(lengths - first) - (lengths - first)
+        position = np.arange(len(rows)) + np.repeat(first - before, lengths - first)
+    places = _order(training, len(rows))
+
+    def chosen(step: int, rng: np.random.Generator) -> tuple[IntArray, IntArray | None]:
+        del rng
+        mine, _ = places(step)
+        return rows[mine], None if position is None else position[mine]
+
+    return chosen
 
 
 def _order(training: Training, rows: int) -> Callable[[int], tuple[IntArray, int]]:
@@ -141,9 +211,8 @@ def _profiles(train: Sequences, training: Training) -> Callable[[int], ProfileBa
 
 def _pairs(train: Sequences, n_items: int, training: Training) -> Callable[[int], PairBatch]:
     owner = np.repeat(train.users, train.lengths())
-    met = distinct(owner * (n_items + 1) + train.items)
-    count = np.bincount(met // (n_items + 1), minlength=int(owner.max(initial=-1)) + 1)
-    eligible = np.flatnonzero(count[owner] < n_items)
+    met = negatives.Met(train, n_items)
+    eligible = np.flatnonzero(met.lacking(owner))
     if not len(eligible):
         raise BadLog("no training user has an item left that it has not met, so there is nothing to rank below")
     places = _order(training, len(eligible))
@@ -153,10 +222,7 @@ def _pairs(train: Sequences, n_items: int, training: Training) -> Callable[[int]
         rows = eligible[chosen]
         user, item = owner[rows], train.items[rows]
         rng = seeds.stream(training.seed, "batch", step)
-        negative = rng.integers(1, n_items + 1, len(rows))
-        wrong = np.arange(len(rows))
-        while len(wrong := wrong[within(user[wrong] * (n_items + 1) + negative[wrong], met)]):
-            negative[wrong] = rng.integers(1, n_items + 1, len(wrong))
+        negative = met.others(rng, user)
         pairs = [torch.from_numpy(numbers) for numbers in (user, item, negative)]
         return PairBatch(pairs[0], pairs[1], pairs[2], step, epoch)
 
@@ -164,26 +230,31 @@ def _pairs(train: Sequences, n_items: int, training: Training) -> Callable[[int]
 
 
 def _targets(
-    train: Sequences, rows: IntArray, first: IntArray, length: int, rng: np.random.Generator
+    train: Sequences, rows: IntArray, position: IntArray | None, training: Training, rng: np.random.Generator
 ) -> tuple[dict[str, Any], IntArray]:
-    """One target for each of `rows` (B,), at a uniform position from first[b] on, and what stands before it."""
-    position = first + (rng.random(len(rows)) * (train.lengths()[rows] - first)).astype(np.int64)
+    """One target for each of `rows` (B,), at `position` or a uniform one, and what stands before it."""
+    if position is None:
+        lengths = train.lengths()[rows]
+        first = _first(lengths, training)
+        position = first + (rng.random(len(rows)) * (lengths - first)).astype(np.int64)
     target = train.items[train.offsets[rows] + position]
-    return {"history": _histories(train, rows, position, length)}, target
+    return {"history": _histories(train, rows, position, training.length)}, target
 
 
 def _positions(
-    train: Sequences, rows: IntArray, first: IntArray, length: int, rng: np.random.Generator
+    train: Sequences, rows: IntArray, position: IntArray | None, training: Training, rng: np.random.Generator
 ) -> tuple[dict[str, Any], IntArray]:
-    """Every target of a window of each of `rows` (B,), which holds at least one."""
-    lengths = train.lengths()[rows]
+    """Every target of a window of each of `rows` (B,), which holds at least one and lies anywhere."""
+    lengths, length = train.lengths()[rows], training.length
+    first = _first(lengths, training)
     shortest = np.maximum(np.minimum(lengths, length + 1), first + 1)
     last = shortest + (rng.random(len(rows)) * (lengths - shortest + 1)).astype(np.int64) - 1  # the newest target
     oldest = np.maximum(last - length, 0)
     steps = np.arange(length, dtype=np.int64)
     there = (oldest[:, None] + steps < last[:, None]) & (oldest[:, None] + steps + 1 >= first[:, None])
     row, position = np.nonzero(there)
-    weight = (1 / (len(rows) * there.sum(1)[row])).astype(np.float32)
+    per_user = len(rows) * there.sum(1)[row]
+    weight = (1 / (per_user if training.weighting == "user" else np.full(len(row), len(row)))).astype(np.float32)
     target = train.items[train.offsets[rows][row] + oldest[row] + position + 1]
     parts = {
         "history": _histories(train, rows, last, length),
@@ -203,52 +274,3 @@ def _histories(train: Sequences, rows: IntArray, ends: IntArray, length: int) ->
         torch.from_numpy(rows),
         None if times is None else torch.from_numpy(times),
     )
-
-
-def _negatives(rng: np.random.Generator, target: IntArray, n_items: int, training: Training) -> dict[str, Any]:
-    """What the rows share: negatives, and by the settings their hits and log expected counts."""
-    everything = not training.negatives
-    negatives, tries = (np.arange(1, n_items + 1), None) if everything else draw_negatives(rng, n_items, training)
-    hits, log_q = None, None
-    if training.mask_hits or everything:
-        hits = torch.from_numpy(target[:, None] == negatives[None, :])
-    if training.correction and not everything:
-        log_q = (
-            torch.from_numpy(log_expected_count(target, n_items, training, tries)),
-            torch.from_numpy(log_expected_count(negatives, n_items, training, tries)),
-        )
-    return {"negatives": torch.from_numpy(negatives), "hits": hits, "log_q": log_q}
-
-
-def draw_negatives(rng: np.random.Generator, n_items: int, training: Training) -> tuple[IntArray, int]:
-    """M item numbers in 1..N by the settings' law, and how many draws they took (more than M when unique)."""
-
-    def draw(count: int) -> IntArray:
-        if training.sampler == "uniform":
-            return rng.integers(1, n_items + 1, count)
-        # P(i) = ln((i + 1) / i) / ln(N + 1): the inverse of its distribution is floor((N + 1)^u).
-        return np.minimum(np.exp(rng.random(count) * math.log(n_items + 1)).astype(np.int64), n_items)
-
-    if not training.unique_negatives:
-        return draw(training.negatives), training.negatives
-    if training.sampler == "uniform":
-        return 1 + rng.choice(n_items, training.negatives, replace=False), training.negatives
-    drawn = draw(2 * training.negatives)
-    while len(first := np.sort(np.unique(drawn, return_index=True)[1])) < training.negatives:
-        drawn = np.concatenate([drawn, draw(len(drawn))])
-    first = first[: training.negatives]
-    return drawn[first], int(first[-1]) + 1
-
-
-def log_expected_count(numbers: IntArray, n_items: int, training: Training, tries: int | None) -> NDArray[np.float32]:
-    """Ln of how often each item is expected among the negatives, (n,) float32.
-
-    With repeats M P(i); without, 1 - (1 - P(i))^tries for the log-uniform law and M / N for the uniform one.
-    """
-    drawn = training.negatives if tries is None else tries
-    if training.sampler == "uniform":
-        return np.full(len(numbers), math.log(drawn / n_items), np.float32)
-    probability = np.log1p(1.0 / numbers) / math.log(n_items + 1)
-    if not training.unique_negatives:
-        return np.log(drawn * probability).astype(np.float32)
-    return np.log(-np.expm1(drawn * np.log1p(-probability))).astype(np.float32)
