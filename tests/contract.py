@@ -123,6 +123,7 @@ def gradient_where_it_should_be(card, preset):
     learned, batch_at = set(), batches.batch_at(log(), N_ITEMS, chosen.training, batches.form(card, chosen.training))
     for step in range(4):
         model.zero_grad()
+        torch.manual_seed(step)
         batch = batch_at(step)
         sum(model.loss(batch).values()).backward()
         touched = touched_by(batch)
@@ -140,7 +141,8 @@ def gradient_where_it_should_be(card, preset):
 def touched_by(batch):
     """Items whose vectors a batch may move; none for the forms in which whole rows or graphs are read."""
     if isinstance(batch, SequenceBatch | PositionBatch):
-        return {*batch.history.items.flatten().tolist(), *batch.target.tolist(), *batch.negatives.tolist()} - {0}
+        numbers = (batch.history.items, batch.target, batch.negatives)
+        return {number for part in numbers for number in part.flatten().tolist()} - {0}
     return set()
 
 

@@ -152,7 +152,12 @@ def test_what_is_public_is_documented(path):
 @each_file
 def test_what_must_not_exist(path):
     tree = TREES[path]
-    assert not outside(tree) & {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    banned = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    if path.name == "frames.py":  # reads DreamRec's files; every global that they name is refused or recorded
+        banned -= {"pickle"}
+        used = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        assert {name for name in used if name.startswith("pickle.")} == {"pickle.Unpickler", "pickle.UnpicklingError"}
+    assert not outside(tree) & banned
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)

@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,8 @@ import pytest
 
 import diffacet
 from diffacet.app import cli, runs
+from diffacet.app.studies import spec, work
+from diffacet.errors import BadSetting
 from shoplog import TINY, write_shop
 
 SETS = [word for pair in TINY for word in ("--set", pair)]
@@ -102,6 +105,13 @@ def test_version(call):
         (["evaluate", "{dmi}", "--on", "train"], "valid or test"),
         (["evaluate", "{dmi}", "--k", "0"], "at least 1"),
         (["evaluate", "{dmi}", "--memory", "0"], "--memory"),
+        (["evaluate", "{dmi}", "--average", "mean"], "evaluated, all, users"),
+        (["evaluate", "{dmi}", "--category", "leaf"], "first, last, rarest"),
+        (["evaluate", "{dmi}", "--include-empty"], "this one is by-user"),
+        (["probe", "{shop}"], "no run directory"),
+        (["probe", "{pop}"], "pop scores items without a vector of each"),
+        (["probe", "{dmi}", "--category", "leaf"], "first, last, rarest"),
+        (["probe", "{dmi}", "--data", "{shop}/none"], "which is not there"),
         (["evaluate", "{dmi}", "--refine-steps", "99"], "refine_steps"),
         (["evaluate", "{pop}", "--refine-steps", "1"], "refine_steps"),
         (["evaluate", "{dmi}", "--set", "gamma=0.1"], "is fixed when dmi is trained"),
@@ -197,6 +207,105 @@ def test_evaluate_for_people_names_the_textbook_apart(shop, call):
     assert "ndcg_set" in fields
     assert "ndcg_textbook" in textbook
     assert "users/s" in out
+
+
+@pytest.fixture(scope="module")
+def last(shop):
+    """A run on the split that asks for last items."""
+    where = ["--data", str(shop / "data"), "--max-steps", "10", "--split", "leave-last"]
+    assert cli.main(["train", "remi", *where, "--out", str(shop / "last"), *SETS]) == 0
+    return shop / "last"
+
+
+def test_evaluate_of_next_items(last, call):
+    told = json.loads(call("evaluate", last, "--json")[1])
+    assert {int(name.partition("@")[2]) for name in told["metrics"]} == {5, 10, 20, 50}
+    assert (told["users"], told["cases"], told["average"], told["category"]) == (60, 60, "evaluated", "last")
+    assert 0 <= told["untrained_items"] < 1
+    averaged = json.loads(call("evaluate", last, "--json", "--average", "users")[1])
+    assert averaged["metrics"] == told["metrics"]  # one case each
+    seven = json.loads(call("evaluate", last, "--json", "--k", 7)[1])["metrics"]
+    assert set(seven) == {f"{name.partition('@')[0]}@7" for name in told["metrics"]}
+    code, out, _ = call("evaluate", last)
+    fields, others = out.split("the others")
+    assert code == 0
+    assert all(name in fields for name in ("hit_rate", "ndcg", "mrr", "60 users", "users/s"))
+    assert all(name not in fields and name in others for name in ("ndcg_set", "precision", "gini", "kinds_random"))
+
+
+def test_evaluate_takes_the_category_that_counts(shop, call):
+    first, last, rarest = (
+        json.loads(call("evaluate", shop / "dmi", "--k", 10, "--category", name, "--json")[1])["metrics"]
+        for name in ("first", "last", "rarest")
+    )
+    # The first of a ware's categories is one of four kinds, ten wares each; the last is one of two sides.
+    assert first["kinds_random@10"] == pytest.approx(4 * (1 - math.comb(30, 10) / math.comb(40, 10)))
+    assert last["kinds_random@10"] == pytest.approx(2 * (1 - math.comb(20, 10) / math.comb(40, 10)))
+    assert rarest["kinds@10"] == first["kinds@10"] > last["kinds@10"]
+    assert first["kinds_all@10"] == last["kinds_all@10"] <= 6
+    assert first["recall@10"] == last["recall@10"]
+
+
+def test_a_study_says_which_category_counts(shop):
+    told = {"title": "T", "data": ["data"], "row": [{"label": "DMI", "model": "dmi"}], "metrics": ["kinds@20"]}
+    run = runs.load(shop / "dmi")
+    seen = {}
+    for category in ("last", "first"):
+        study = spec.parse({**told, "tests": ["kinds_all@20"], "category": category}, "s.toml")
+        what = work.wanted_of(study, (spec.Ask(),))
+        numbers, users = work.measure(run, run.split(), what)
+        seen[category] = numbers[0]["on"]["test"]["metrics"]
+        expected = run.evaluate(category=category)["metrics"]
+        assert {key: seen[category][key] for key in ("kinds@20", "gini@20")} == {
+            key: expected[key] for key in ("kinds@20", "gini@20")
+        }
+        assert {"kinds@20", "kinds_all@20"} <= set(users.columns)
+        assert what["asks"][0].get("category") == (None if category == "last" else "first")
+    assert seen["first"]["kinds@20"] > seen["last"]["kinds@20"]
+    plain = spec.parse({**told, "metrics": ["recall@20"], "tests": ["ndcg@20"], "category": "first"}, "s.toml")
+    assert "category" not in work.wanted_of(plain, (spec.Ask(),))["asks"][0]
+    with pytest.raises(BadSetting, match="category: it should be 'first', 'last' or 'rarest'; got 'leaf'"):
+        spec.parse({**told, "category": "leaf"}, "s.toml")
+
+
+def test_probe_for_programs_and_people(shop, call):
+    code, out, err = call("probe", shop / "dmi", "--category", "first", "--json")
+    assert (code, err) == (0, "")
+    assert out.count("\n") == 1
+    told = json.loads(out, parse_constant=pytest.fail)
+    facts = {"model": "dmi", "dataset": "data", "split": "by-user", "seed": 0, "category": "first", "seeds": 5}
+    facts |= {"standardised": True, "items": 40, "classes": 4, "merged": 0, "majority": 0.25, "converged": True}
+    assert facts == {name: told[name] for name in facts}
+    assert told["vectors"] == "item vectors, 8 numbers each"
+    assert 0 <= told["accuracy"] <= 1
+    raw = json.loads(call("probe", shop / "dmi", "--category", "first", "--json", "--raw")[1])
+    assert (raw["standardised"], raw["train_accuracy"] == told["train_accuracy"]) == (False, False)
+    code, out, err = call("probe", shop / "dmi")
+    assert (code, err) == (0, "")
+    assert "largest class alone" in out
+    assert "0.5000" in out
+
+
+def test_probe_says_that_vectors_are_those_of_the_last_layer(shop, call, tmp_path):
+    words = ["--set", "dims=[3,5]", "--set", "validate_epochs=1", "--split", "collaborative"]
+    names = ["--user", "customer", "--item", "sku", "--time", "ts", "--items", shop / "items.csv"]
+    assert call("import", shop / "log.csv", *names, "--rating", "none", "--out", tmp_path / "d")[0] == 0
+    assert (
+        call("train", "multi-vae", "--data", tmp_path / "d", "--max-steps", 2, *words, "--out", tmp_path / "run")[0]
+        == 0
+    )
+    told = json.loads(call("probe", tmp_path / "run", "--json")[1])
+    assert told["vectors"] == "last layer, weights and bias, 6 numbers each"
+
+
+def test_probe_of_data_without_categories_says_what_is_missing(shop, call, refused, tmp_path):
+    names = ["--user", "customer", "--item", "sku", "--time", "ts"]
+    assert call("import", shop / "log.csv", *names, "--out", tmp_path / "d")[0] == 0
+    words = ["--data", tmp_path / "d", "--max-steps", 5, "--out", tmp_path / "run", *SETS]
+    assert call("train", "remi", *words)[0] == 0
+    line = refused("probe", tmp_path / "run")
+    assert "the items of d have no categories" in line
+    assert "'diffacet import LOG --items FILE --out DIR'" in line
 
 
 def test_evaluate_gives_the_same_numbers_in_less_memory(shop, call):

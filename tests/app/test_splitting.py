@@ -59,6 +59,9 @@ def test_the_default_split_is_the_datas_own_else_the_tasks(shop):
     assert splitting.resolve("auto", False, "collaborative") == "collaborative"
     assert splitting.resolve("auto", True, "matching") == splitting.resolve("auto", True, "collaborative") == "given"
     assert splitting.resolve("leave-last", True, "collaborative") == "leave-last"
+    assert splitting.resolve("auto", False, "next-item") == splitting.resolve("auto", True, "next-item") == "next-item"
+    for task in ("matching", "next-item", "collaborative"):
+        assert splitting.resolve("auto", True, task, parts_divide_users=True) == "next-item-given"
     with pytest.raises(BadSetting, match=r"no split 'givn'; did you mean 'given'.*auto, by-user"):
         splitting.resolve("givn", True, "matching")
 
@@ -201,6 +204,7 @@ def test_bad_input_is_one_line_and_writes_nothing(shop, call, tmp_path, words, s
         (["{given}", "--input", "both"], "--input takes train or train+valid, the second with --on test only"),
         (["{given}", "--input", "train+valid", "--on", "valid"], "the second with --on test only"),
         (["{by-user}", "--input", "train+valid"], "this one is by-user, where the test's history is fixed"),
+        (["{by-user}", "--include-empty"], "which ask for every item of a user; this one is by-user"),
     ],
 )
 def test_inputs_that_there_are_not_are_refused(shop, call, words, said):
@@ -279,3 +283,85 @@ def test_one_table_has_one_protocol(monkeypatch):
         plan.assemble(study, places, plan.Cut())
     whole = plan.assemble(dataclasses.replace(study, split="collaborative"), places, plan.Cut())
     assert {variant.split for variant in whole.variants} == {"collaborative"} <= set(splits.MASKING)
+
+
+def sessions(folder, parts):
+    """A data directory that others made: 30 sessions of 2 to 5 items, with a column part."""
+    rows = [
+        (user, user * place % 7, place, parts[user % len(parts)]) for user in range(30) for place in range(2 + user % 4)
+    ]
+    folder.mkdir()
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "part"], orient="row")
+    frame.write_parquet(folder / "interactions.parquet")
+    return folder
+
+
+def test_next_items_of_data_that_others_split(call, tmp_path):
+    """Their parts count where they are asked for, and nowhere else; what the data are called by does not change."""
+    data = sessions(tmp_path / "data", ["train", "train", "val", "test"])
+    dataset = store.open(data)
+    assert not dataset.log.has_parts
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    pl.read_parquet(data / "interactions.parquet").drop("part").write_parquet(bare / "interactions.parquet")
+    assert store.open(bare).fingerprint == store.open(bare, parts=True).fingerprint == dataset.fingerprint
+    counts = {}
+    for name in ("next-item", "next-item-last", "next-item-given"):
+        run = tmp_path / name
+        assert call("train", "pop", "--data", data, "--split", name, "--out", run)[0] == 0
+        counts[name] = told(call, "evaluate", run, "--k", 3)["cases"]
+    split = splitting.cut(dataset, "next-item", 1230)
+    assert counts["next-item"] == len(split.test) == split.test.history.base.lengths().sum() - 3
+    assert counts["next-item-last"] == 3
+    assert counts["next-item-given"] == sum(1 + user % 4 for user in range(3, 30, 4))
+    more = told(call, "evaluate", tmp_path / "next-item-given", "--include-empty", "--k", 3)
+    assert more["cases"] == counts["next-item-given"] + 7
+    code, _, err = call("train", "pop", "--data", bare, "--split", "next-item-given", "--out", tmp_path / "no")
+    assert (code, "the log has no parts of its own" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (["val", "test"], "next-item-given: no user is in 'train'; use --split next-item, which cuts 30 users"),
+        (["train", "val"], "next-item-given: no user is in 'test'"),
+        (["train", "holdout", "test"], "part is train, valid, test; got 'holdout'"),
+    ],
+)
+def test_parts_that_are_no_split_are_refused(call, tmp_path, parts, said):
+    data = sessions(tmp_path / "data", parts)
+    code, out, err = call("train", "pop", "--data", data, "--split", "next-item-given", "--out", tmp_path / "run")
+    assert (code, out) == (2, "")
+    assert said in err
+    assert not (tmp_path / "run").exists()
+    assert call("train", "pop", "--data", data, "--split", "next-item", "--out", tmp_path / "run")[0] == 0
+
+
+def test_parts_of_users_of_their_own_are_the_default_of_every_task(shop, tmp_path):
+    plain = store.open(shop / "plain").log
+    store.write(plain.with_parts(plain.column("user") % 3), tmp_path / "mine", {})
+    dataset = store.open(tmp_path / "mine")
+    assert dataset.log.parts_divide_users
+    assert not store.open(shop / "split").log.parts_divide_users
+    run = diffacet.train("pop", tmp_path / "mine", tmp_path / "run")
+    assert run.about["split"]["name"] == "next-item-given"
+    assert len(run.holdout()) == sum(length - 1 for length in plain.sequences().lengths()[2::3])
+    rows = [{"label": "Pop", "model": "pop"}]
+    study = spec.parse({"name": "m", "title": "M", "data": ["mine"], "row": rows}, "m.toml")
+    (variant,) = plan.make(study, tmp_path / "mine").variants
+    assert variant.split == "next-item-given"
+    assert not variant.asks[0].exclude_seen
+
+
+def test_empty_histories_belong_to_protocols_of_every_item(shop):
+    dataset = store.open(shop / "plain")
+    for name in ("next-item", "next-item-chronological"):
+        split = splitting.cut(dataset, name, 1)
+        for on in ("valid", "test"):
+            fewer, more = (splitting.holdout(split, on, "train", include_empty=empty) for empty in (False, True))
+            users = len(fewer.history.base)
+            assert (len(more) - len(fewer), (more.history.lengths() == 0).sum()) == (users, users)
+    for name in ("next-item-last", "leave-last", "by-user"):
+        split = splitting.cut(dataset, name, 1)
+        with pytest.raises(BadSetting, match=f"splits next-item, .*every item of a user; this one is {name}"):
+            splitting.holdout(split, "test", "train", include_empty=True)

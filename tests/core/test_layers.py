@@ -16,6 +16,13 @@ def test_item_table_starts_at_the_stated_deviation_with_a_zero_padding_row():
     assert abs(table.weight[1:].mean().item()) < 5 * deviation / math.sqrt(5_000 * 32)
 
 
+def test_item_table_starts_at_the_deviation_that_is_asked_for():
+    torch.manual_seed(0)
+    table = ItemTable(5_000, 32, deviation=0.3)
+    assert abs(table.weight[1:].std().item() / 0.3 - 1) < 0.01
+    assert not table.weight[0].any()
+
+
 def test_item_table_looks_up():
     torch.manual_seed(0)
     table, numbers = ItemTable(6, 3), torch.tensor([[1, 0], [6, 1]])

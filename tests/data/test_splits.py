@@ -207,10 +207,10 @@ def test_by_time_refuses_a_log_of_one_moment():
 def test_splits_are_made_by_name():
     log = random_log(6)
     log = log.with_parts(np.arange(len(log)) % 3)
-    for name in ("by-user", "leave-last", "by-time", "collaborative"):
+    for name in ("by-user", "leave-last", "by-time", "collaborative", *splits.next_item.NAMES[:3]):
         split = splits.make_split(log, name, 5)
         assert split.protocol == name
-        assert split.seed == (5 if name == "by-user" else None)
+        assert split.seed == (5 if name in ("by-user", "next-item", "next-item-last") else None)
         assert split.leaks.endswith(".")
         assert split.exclude_seen == split.valid.exclude_seen == (name in splits.MASKING)
     with pytest.raises(BadSetting, match="unknown split 'by-users'; did you mean 'by-user'"):

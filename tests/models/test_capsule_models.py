@@ -1,16 +1,15 @@
-import math
-
 import pytest
 import torch
 
+import contract
 import reference
 from diffacet.core.batch import Histories, SequenceBatch
 from diffacet.core.contract import Facts
+from diffacet.models import card
 from diffacet.models.comirecdr import ComiRecDR, ComiRecDRConfig
-from diffacet.models.gru4rec import GRU4Rec, GRU4RecConfig
 from diffacet.models.mind import MIND, MINDConfig
 
-N, L, D, K, H = 12, 6, 4, 3, 8
+N, L, D, K = 12, 6, 4, 3
 FACTS = Facts(N, L)
 ROWS = [[1, 2, 3, 4, 5, 6], [7], [8, 8, 9], [10, 2], [3, 4, 5, 1]]
 
@@ -37,11 +36,6 @@ def comirec(**changes):
     with torch.no_grad():
         model.extract.map.mul_(5)
     return model
-
-
-def gru(**changes):
-    torch.manual_seed(0)
-    return GRU4Rec(GRU4RecConfig(**{"dim": D, "hidden": H} | changes), FACTS).double().eval()
 
 
 # --- MIND and ComiRec-DR ---------------------------------------------------------------------------------------
@@ -117,74 +111,29 @@ def logits_of_the_last_pass(model, b):
     return logits
 
 
-# --- GRU4Rec ---------------------------------------------------------------------------------------------------
+# --- negatives of a row's own -----------------------------------------------------------------------------------
 
 
-@torch.no_grad()
-def stepped(model, row):
-    """The user vector by the equations of a GRU, one item at a time (reset, update, new; PyTorch's order)."""
-    gru = model.gru
-    inputs = [model.items.weight[item] for item in row]
-    for layer in range(model.config.layers):
-        W, U = getattr(gru, f"weight_ih_l{layer}"), getattr(gru, f"weight_hh_l{layer}")
-        zero = torch.zeros(3 * H, dtype=torch.float64)
-        a, c = (getattr(gru, f"bias_{kind}_l{layer}", zero) for kind in ("ih", "hh"))
-        state, states = torch.zeros(H, dtype=torch.float64), []
-        for x in inputs:
-            (r, z, n), (p, q, m) = (W @ x + a).split(H), (U @ state + c).split(H)
-            reset, update = torch.sigmoid(r + p), torch.sigmoid(z + q)
-            state = (1 - update) * torch.tanh(n + reset * m) + update * state
-            states.append(state)
-        inputs = states
-    return model.out.weight @ (inputs[-1] if inputs else torch.zeros(H, dtype=torch.float64)) + model.out.bias
-
-
-@pytest.mark.parametrize("changes", [{}, {"bias": True}, {"layers": 2}], ids=str)
-def test_gru_equals_its_equations(changes):
-    model = gru(**changes)
-    users = model.interests(histories([*ROWS, []]))
-    assert users.shape == (6, 1, D)
-    for user, row in zip(users, [*ROWS, []], strict=True):
-        assert torch.allclose(user[0], stepped(model, row), atol=1e-12)
-    assert any("bias" in name for name in dict(model.gru.named_parameters())) == (changes == {"bias": True})
-
-
-def test_gru_reads_over_holes_and_does_not_see_padding():
-    model = gru()
-    embedded = model.items(torch.tensor([[3, 9, 4, 9, 1, 9]]))
-    mask = torch.tensor([[True, False, True, False, True, False]])
-    expected = stepped(model, [3, 4, 1])
-    assert torch.allclose(model.encode(embedded, mask)[0], expected, atol=1e-12)
-    for width in (3, 4, 6):
-        assert torch.allclose(model.interests(histories([[3, 4, 1]], width))[0, 0], expected, atol=1e-12)
-    embedded = embedded.detach().requires_grad_()
-    model.encode(embedded, mask).sum().backward()
-    assert (embedded.grad[~mask] == 0).all()
-    assert embedded.grad[mask].any(-1).all()
-
-
-def test_gru_depends_on_the_order():
-    one, other = gru().interests(histories([[1, 2, 3], [3, 2, 1]]))
-    assert not torch.allclose(one, other)
-
-
-def test_gru_initial_deviations():
+@pytest.mark.parametrize(
+    "name", ["y-dnn", "gru4rec", "mind", "comirec-sa", "comirec-dr", "re4", "pimirec", "remi", "dmi"]
+)
+def test_each_rows_own_negatives_may_be_those_that_all_share(name):
+    one = card(name)
+    model = contract.build(one, contract.small(one, "best")).double().train()
+    rows = [[1, 2, 3, 4, 5, 6, 7], [8], [3, 3, 9]]
+    history, target, shared = contract.histories(rows), torch.tensor([5, 24, 3]), torch.tensor([7, 1, 1, 20])
+    terms, gradients = [], []
+    for negatives in (shared, shared.expand(3, -1), torch.stack([shared, shared.flip(0), shared.roll(1)])):
+        model.zero_grad()
+        torch.manual_seed(0)
+        terms.append(model.loss(SequenceBatch(history, target, negatives)))
+        sum(terms[-1].values()).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    for other, gradient in zip(terms[1:], gradients[1:], strict=True):
+        assert terms[0].keys() == other.keys()
+        for term, value in terms[0].items():
+            assert torch.allclose(other[term], value, rtol=1e-9), term
+        assert torch.allclose(gradient, gradients[0], atol=1e-9)
     torch.manual_seed(0)
-    model = GRU4Rec(GRU4RecConfig(), Facts(2_000, L))
-    assert model.items.weight[1:].std().item() == pytest.approx(math.sqrt(2 / (2_001 + 64)), rel=0.03)
-    assert not model.items.weight[0].any()
-    for weight in (model.gru.weight_ih_l0, model.gru.weight_hh_l0):
-        limit = math.sqrt(6 / sum(weight.shape))
-        assert weight.abs().max().item() == pytest.approx(limit, rel=0.01)
-        assert weight.std().item() == pytest.approx(limit / math.sqrt(3), rel=0.03)
-    torch.manual_seed(0)
-    model = GRU4Rec(GRU4RecConfig(table="kaiming"), Facts(2_000, L))
-    assert model.items.weight[1:].std().item() == pytest.approx(math.sqrt(2 / 64), rel=0.03)
-
-
-def test_grus_dropout_is_on_its_input_in_training_only():
-    model, b = gru(), batch()
-    assert model.loss(b)["softmax"] == model.loss(b)["softmax"]
-    model.train()
-    torch.manual_seed(0)
-    assert model.loss(b)["softmax"] != model.loss(b)["softmax"]
+    changed = model.loss(SequenceBatch(history, target, torch.stack([shared, shared, shared + 2])))
+    assert not torch.allclose(changed["softmax"], terms[0]["softmax"], rtol=1e-6)

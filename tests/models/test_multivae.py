@@ -7,7 +7,7 @@ import torch
 
 import contract
 from diffacet.core import profiles
-from diffacet.core.batch import Histories, ProfileBatch
+from diffacet.core.batch import Histories, ProfileBatch, SequenceBatch
 from diffacet.core.contract import Facts
 from diffacet.errors import BadSetting
 from diffacet.models.multivae import CARDS, MultiVAE, MultiVAEConfig
@@ -85,6 +85,34 @@ def test_the_weight_of_the_kl_term_rises_to_its_cap():
     assert [model.kl_weight(n) for n in (0, 30, 60, 61, 10**6)] == pytest.approx([0, 0.15, 0.3, 0.3, 0.3])
     assert build(anneal_cap=0.7, anneal_steps=0).kl_weight(0) == 0.7
     assert not build(anneal_cap=0.0).loss(ProfileBatch(history(), step=500))["kl"].item()
+
+
+def test_in_dimerecs_table_it_rises_to_its_cap_over_200_000_steps():
+    model = MultiVAE(CARDS[0].presets["dimerec-table"].model, Facts(N, 0))
+    assert [model.kl_weight(n) for n in (0, 100_000, 200_000, 10**6)] == pytest.approx([0, 0.1, 0.2, 0.2])
+
+
+def test_trained_on_pairs_it_is_the_log_loss_of_the_next_item():
+    """(V5) with y the one item that follows; the KL term does not change."""
+    model, target = build(), torch.tensor([1, 9, 11, 2, 5, 4, 3])
+    torch.manual_seed(4)
+    noise = torch.randn(U, LATENT, dtype=torch.float64).tolist()
+    torch.manual_seed(4)
+    terms = model.loss(SequenceBatch(history(), target, torch.arange(1, N + 1), step=20, everything=True))
+    torch.manual_seed(4)
+    assert torch.equal(terms["kl"], model.loss(ProfileBatch(history(), step=20))["kl"])
+    log_loss = 0.0
+    for user, row in enumerate(ROWS):
+        mu, logvar = encoded(model, row, 1.0)
+        o = decoded(model, [m + math.exp(v / 2) * e for m, v, e in zip(mu, logvar, noise[user], strict=True)])
+        log_loss -= (o[target[user] - 1] - math.log(sum(math.exp(v) for v in o))) / U
+    assert terms["multinomial"].item() == pytest.approx(log_loss, rel=1e-9)
+
+
+def test_the_order_of_a_history_does_not_matter():
+    model = build()
+    turned = history([row[::-1] for row in ROWS])
+    assert torch.allclose(contract.answer(model, turned), contract.answer(model, history()), atol=1e-12)
 
 
 def test_the_kl_term_is_0_only_for_the_standard_normal_law():

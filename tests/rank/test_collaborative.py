@@ -79,7 +79,7 @@ def test_the_worked_example():
         assert every[f"{name}@3"] == pytest.approx(over_all, abs=1e-6)
     assert evaluate(Table(scores), cases, length=0, ks=(3,), average="all") == every
     assert every["coverage@3"] == means["coverage@3"]
-    with pytest.raises(BadSetting, match="average is evaluated or all; got 'mean'"):
+    with pytest.raises(BadSetting, match="evaluated, all, users, what means are over; got 'mean'"):
         got.means("mean")
 
 

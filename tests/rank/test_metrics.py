@@ -1,3 +1,4 @@
+import csv
 import itertools
 import math
 
@@ -8,15 +9,22 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
 from diffacet.data.sequences import Sequences
+from diffacet.errors import BadRun, BadSetting
 from diffacet.rank.categories import (
     ItemCategories,
     hit_kinds,
+    kinds,
+    kinds_all,
+    kinds_random,
     mean_difference,
     mean_distance,
     measure,
     uncategorised,
 )
-from diffacet.rank.metrics import METRICS, match, match_rows
+from diffacet.rank.metrics import METRICS, check_single_target, match, match_rows, usual_ks
+from released import DATA
+
+PUBLISHED = DATA.parent / "published" / "dimerec.csv"
 
 
 def discount(i):
@@ -168,13 +176,17 @@ def test_category_metrics_equal_the_loops(names, rows, n, data):
         data.draw(st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=len(rows), max_size=len(rows)))
     )
     hits &= items > 0
-    kinds = [len({names[i - 1][-1] for i in row[hit] if names[i - 1]}) for row, hit in zip(items, hits, strict=True)]
-    assert hit_kinds(categories, items, hits).tolist() == kinds
+    found = [len({names[i - 1][-1] for i in row[hit] if names[i - 1]}) for row, hit in zip(items, hits, strict=True)]
+    assert hit_kinds(categories, items, hits).tolist() == found
     without = []
     for row in items:
         there = [i for i in row if i]
         without.append(sum(not names[i - 1] for i in there) / len(there) if there else math.nan)
     np.testing.assert_allclose(uncategorised(categories, items), without)
+    shown = [[names[i - 1] for i in row if i] for row in items]
+    assert kinds(categories, items).tolist() == [len({own[-1] if own else None for own in row}) for row in shown]
+    every = [len({name for own in row for name in own or [None]}) for row in shown]
+    assert kinds_all(categories, items).tolist() == every
 
 
 def test_category_limits():
@@ -182,6 +194,30 @@ def test_category_limits():
     same, differ = ItemCategories.from_lists([["x"]] * 4), ItemCategories.from_lists([[c] for c in "abcd"])
     assert (mean_distance(same, items)[0], mean_difference(same, items)[0]) == (0, 0)
     assert (mean_distance(differ, items)[0], mean_difference(differ, items)[0]) == (2, 1)
+    assert (kinds(same, items)[0], kinds_all(same, items)[0]) == (1, 1)
+    assert (kinds(differ, items)[0], kinds_all(differ, items)[0]) == (4, 4)
+    assert kinds(differ, np.array([[3, 0, 0], [0, 0, 0]])).tolist() == [1, 0]
+
+
+def test_kinds_of_random_lists_are_the_mean_over_all_lists():
+    names = [["a"], ["b", "c"], ["c"], None, ["a"], [], ["a"]]
+    categories = ItemCategories.from_lists(names)
+    for n in range(1, 8):
+        lists = np.array(list(itertools.combinations(range(1, 8), n)))
+        assert kinds_random(categories, n) == pytest.approx(kinds(categories, lists).mean(), rel=1e-12)
+    assert kinds_random(categories, 500) == kinds_random(categories, 7) == pytest.approx(3)
+    assert kinds_random(ItemCategories.from_lists([["x"]] * 9), 4) == 1
+
+
+def test_kinds_of_random_lists_of_a_large_catalogue():
+    draw, N = np.random.default_rng(0), 3_000
+    categories = ItemCategories.from_lists([[f"c{c}"] for c in np.minimum(draw.zipf(1.5, N), 40)])
+    lists = np.argpartition(draw.random((400, N)), 100, axis=1)[:, :100] + 1
+    found = kinds(categories, lists)
+    assert (found <= min(100, len(categories.names))).all()
+    error = found.std(ddof=1) / math.sqrt(len(found))
+    assert abs(kinds_random(categories, 100) - found.mean()) < 4 * error
+    assert kinds_random(categories, N) == pytest.approx(len(categories.names), rel=1e-12)
 
 
 def test_conc_averages_the_interests_that_have_a_value():
@@ -211,3 +247,86 @@ def test_no_targets_at_all(shape):
     matched = match(np.ones(shape, np.int64).cumsum(1), np.zeros(0, np.int64), np.zeros(shape[0] + 1, np.int64))
     for metric in METRICS.values():
         assert metric(matched, 5).tolist() == [0.0] * shape[0]
+
+
+def test_which_category_is_the_one():
+    # a is of four items, b of three, c of two, d of two
+    names = [["a", "b", "c"], ["b", "a"], ["d", "c", "a"], None, ["b", "a"], ["d"], []]
+    number = {name: n for n, name in enumerate("abcd")}
+
+    def of(primary):
+        categories = ItemCategories.from_lists(names, primary)
+        assert categories.names == tuple(number)
+        return ["abcd"[n] if n >= 0 else None for n in categories.primary[1:]]
+
+    assert of("first") == ["a", "b", "d", None, "b", "d", None]
+    assert of("last") == ["c", "a", "a", None, "a", "d", None]
+    assert of("rarest") == ["c", "b", "d", None, "b", "d", None]  # of d and c, equally rare, the earlier
+    assert ItemCategories.from_lists([["x", "x", "y"], ["y"]], "rarest").primary.tolist() == [-1, 0, 1]
+    assert ItemCategories.from_lists([None, []], "rarest").primary.tolist() == [-1, -1, -1]
+    with pytest.raises(BadSetting, match="first, last, rarest"):
+        ItemCategories.from_lists(names, "leaf")
+
+
+def test_lengths_of_lists_by_protocol():
+    assert usual_ks("leave-last") == usual_ks("next-item") == usual_ks("next-item-last") == (5, 10, 20, 50)
+    assert usual_ks("by-user") == usual_ks("collaborative") == (20, 50)
+    assert usual_ks("by-user", "recall@5") == (5, 20, 50)
+    assert usual_ks("next-item", "hit_rate@20") == (5, 10, 20, 50)
+
+
+def means(ranks, ks):
+    """HR and NDCG of targets of these ranks."""
+    told = {}
+    for k in ks:
+        told[f"hit_rate@{k}"] = sum(r <= k for r in ranks) / len(ranks)
+        told[f"ndcg@{k}"] = sum(discount(r - 1) for r in ranks if r <= k) / len(ranks)
+    return told
+
+
+@given(ranks=st.lists(st.integers(1, 60), min_size=1, max_size=30), ks=st.sets(st.integers(1, 60), min_size=1))
+def test_lists_of_one_run_pass(ranks, ks):
+    check_single_target({**means(ranks, ks), "recall@7": 2.0})
+    printed = {name: round(value, 4) for name, value in means(ranks, ks).items()}
+    check_single_target(printed, rounding=5e-5 + 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"ndcg@10": 0.26}, "hit_rate@5 0.25, ndcg@5 0.25, hit_rate@10 0.5, ndcg@10 0.26"),  # rises too little
+        ({"ndcg@10": 0.36}, "hit_rate@5 0.25, ndcg@5 0.25, hit_rate@10 0.5, ndcg@10 0.36"),  # rises too much
+        ({"hit_rate@10": 0.2}, "hit_rate@10 0.2"),  # falls
+        ({"ndcg@5": 0.251}, "^hit_rate@5 0.25, ndcg@5 0.251 cannot"),  # above the hit rate
+        ({"ndcg@5": 0.09}, "^hit_rate@5 0.25, ndcg@5 0.09 cannot"),  # below hits that all come last
+        ({"ndcg@10": math.nan}, "ndcg@10 nan"),
+    ],
+)
+def test_columns_of_different_runs_are_refused(changes, named):
+    told = means([1, 7, 40, 41], (5, 10))
+    check_single_target(told)
+    with pytest.raises(BadRun, match=named):
+        check_single_target(told | changes)
+
+
+def test_a_metric_that_stands_alone_is_not_compared():
+    check_single_target({"hit_rate@5": 0.2, "ndcg@10": 0.9, "recall@10": 0.1})
+    check_single_target({})
+
+
+@pytest.mark.skipif(not PUBLISHED.is_file(), reason="no published numbers beside the repository")
+def test_four_published_rows_cannot_be_of_one_run():
+    rows = {}
+    with PUBLISHED.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["table"] == "Table 1":
+                name = {"HR": "hit_rate", "NDCG": "ndcg"}[row["metric"]]
+                rows.setdefault((row["dataset"], row["model"]), {})[f"{name}@{row['k']}"] = float(row["value"])
+    assert len(rows) == 24
+    impossible = set()
+    for place, told in rows.items():
+        try:
+            check_single_target(told, rounding=5e-5)
+        except BadRun:
+            impossible.add(place)
+    assert impossible == {(data, "Mult-VAE") for data in ("YooChoose", "KuaiRec", "ML-10M")} | {("KuaiRec", "ComiRec")}

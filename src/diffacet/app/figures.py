@@ -9,6 +9,9 @@ from diffacet.app.refinement import Point
 COLOURS = ("#e4572e", "#3b82c4", "#1f9d78", "#a070c4", "#c9912b", "#7d8a97")
 """Mid-tones that stand on a white page and on a dark one; the first is the model that the report is about."""
 
+LOG = {"type": "log", "dtick": 1, "exponentformat": "power"}
+"""An axis of powers of ten."""
+
 Figure = dict[str, Any]
 
 
@@ -65,7 +68,7 @@ def validation(groups: Sequence[Group], metric: str, paint: dict[str, str]) -> F
                 x, y = [r.step for r in records], [r.metrics[metric] for r in records]
             else:
                 x, y = [0, last], [records[-1].metrics[metric]] * 2
-            data.append(_line(group.label, number, x, y, paint[group.label], level=not group.trained))
+            data.append(training_curve(group.label, number, x, y, paint[group.label], level=not group.trained))
     return {
         "data": data,
         "layout": {"xaxis": {"title": {"text": "training step"}}, "yaxis": {"title": {"text": metric}}},
@@ -83,10 +86,10 @@ def losses(groups: Sequence[Group], paint: dict[str, str]) -> Figure:
             names = sorted(records[-1].terms, key=lambda name: (name != "softmax", name)) if records else []
             for name, dash in zip(names, dashes, strict=False):
                 x, y = [r.step for r in records], [r.terms[name] for r in records]
-                line = _line(f"{group.label} {name}", number, x, y, paint[group.label])
+                line = training_curve(f"{group.label} {name}", number, x, y, paint[group.label])
                 line["line"]["dash"] = dash
                 data.append(line)
-    axis = {"title": {"text": "weighted loss"}, "type": "log", "dtick": 1, "exponentformat": "power"}
+    axis = {"title": {"text": "weighted loss"}} | LOG
     return {"data": data, "layout": {"xaxis": {"title": {"text": "training step"}}, "yaxis": axis}}
 
 
@@ -131,7 +134,7 @@ def latency(points: Sequence[Point], colour: str) -> Figure:
     return {"data": [bars], "layout": {"xaxis": axis, "yaxis": ms, "showlegend": False}}
 
 
-def _line(
+def training_curve(
     name: str, number: int, x: Sequence[float], y: Sequence[float], colour: str, *, level: bool = False
 ) -> dict[str, Any]:
     """One run's curve; the seeds after the first are thinner and share the first one's legend entry."""

@@ -99,7 +99,8 @@ def import_log(
     raw = readers.read_log(
         [Path(path) for path in paths], format=format, user=user, item=item, time=time, rating=rating, items=described
     )
-    log = Interactions.from_frame(raw.frame, raw.items)
+    parts = "part" in raw.frame.columns
+    log = Interactions.from_frame(raw.frame, raw.items, catalogue=raw.catalogue, parts=parts)
     distinct, repeats = filters.drop_repeated_rows(log)
     wanted: list[Filter] = []
     if duplicates == "drop":

@@ -38,7 +38,8 @@ Format = Annotated[
     str,
     Option(
         metavar="FORMAT",
-        help="auto, csv (any separator), jsonl, parquet, amazon, gowalla, movielens, yelp, yoochoose or kuairec.",
+        help="auto, csv (any separator), jsonl, parquet, amazon, gowalla, movielens, yelp, yoochoose, kuairec or"
+        " dreamrec.",
     ),
 ]
 
@@ -80,7 +81,7 @@ Asked = Annotated[
 SplitName = Annotated[
     str,
     Option(
-        metavar="auto|by-user|leave-last|by-time|collaborative|given",
+        metavar="auto|by-user|leave-last|by-time|collaborative|given|next-item[-last|-chronological|-given]",
         help="The protocol; auto: the data's own split, else that of the model's task.",
     ),
 ]
@@ -104,7 +105,10 @@ Resume = Annotated[bool, Option("--resume", help="Go on with the run in RUN.")]
 Memory = Annotated[int, Option(metavar="MIB", min=1, help="MiB that ranking may take; the numbers do not change.")]
 On = Annotated[str, Option("--on", metavar="valid|test", help="Which held-out users.")]
 Ks = Annotated[
-    list[int] | None, Option("--k", metavar="N", help="List length, may be repeated; 20 and 50 if not given.")
+    list[int] | None,
+    Option(
+        "--k", metavar="N", help="List length, may be repeated; 20 and 50 if not given, for next items 5 and 10, too."
+    ),
 ]
 RefineSteps = Annotated[
     int | None,
@@ -117,6 +121,20 @@ ExcludeSeen = Annotated[
 Input = Annotated[
     str, Option(metavar="train|train+valid", help="What the model is shown at test (splits collaborative and given).")
 ]
+IncludeEmpty = Annotated[
+    bool, Option("--include-empty", help="Next-item splits: ask for first items, too, which have no history.")
+]
+Average = Annotated[
+    str,
+    Option(
+        metavar="evaluated|all|users",
+        help="Means over the cases; all users, without a target counting 0; or users, of each the mean of its cases.",
+    ),
+]
+Category = Annotated[
+    str, Option(metavar="first|last|rarest", help="Which of an item's categories counts where one is wanted.")
+]
+Raw = Annotated[bool, Option("--raw", help="Take the vectors as they are, not standardised.")]
 MovedData = Annotated[Path | None, Option("--data", metavar="DIR", help="The data directory, if it has moved.")]
 
 History = Annotated[str, Option(metavar="ID[,ID...]", help="Item ids, oldest first.")]

@@ -24,6 +24,7 @@ from torch import nn
 from diffacet import files
 from diffacet.app import clusters, resuming, settings, splitting
 from diffacet.app.environment import environment, pick_device
+from diffacet.arrays import distinct
 from diffacet.core.contract import Card, Facts, IntArray, Preset, Training
 from diffacet.data import store
 from diffacet.data.ids import Ids
@@ -35,14 +36,14 @@ from diffacet.learn.checkpoint import Checkpoints, Record
 from diffacet.learn.fit import Moment, fit, initial_weights
 from diffacet.models import card as card_of
 from diffacet.rank.candidates import Recommender
-from diffacet.rank.categories import ItemCategories
+from diffacet.rank.categories import ItemCategories, check_primary
+from diffacet.rank.evaluate import check_average
 from diffacet.rank.evaluate import evaluate as measure
-from diffacet.rank.metrics import check_metric
+from diffacet.rank.metrics import check_metric, usual_ks
 from diffacet.rank.ranking import BUDGET
 
 FORMAT = 1
 ABOUT, CATALOGUE = "run.json", "catalogue.parquet"
-VALIDATION_KS = (20, 50)
 Watch = Callable[[Moment], None]
 
 
@@ -110,44 +111,53 @@ class Run:
     def evaluate(
         self,
         on: str = "test",
-        ks: Sequence[int] = (20, 50),
+        ks: Sequence[int] | None = None,
         *,
         exclude_seen: bool | None = None,
-        input: str = "train",  # noqa: A002 - the command line's own word
+        input: str = "train",  # noqa: A002
+        include_empty: bool = False,
+        average: str = "evaluated",
+        category: str = "last",
         data: Path | None = None,
         budget: int = BUDGET,
         progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, Any]:
-        """What `diffacet evaluate --json` prints: model, dataset, split, on, seed, users, seconds, metrics.
+        """What `diffacet evaluate --json` prints: model, dataset, split, on, seed, users, cases, seconds, metrics.
 
-        Seen items are left out as the protocol does, unless `exclude_seen` says otherwise. `input` is what the model
-        is shown at test: "train", the protocol's own, or "train+valid". `budget` bounds the bytes that ranking takes
+        Lists are as long, and seen items are left out, as the protocol does, unless `ks` and `exclude_seen` say
+        otherwise. `input` and `include_empty` choose the cases, see `splitting.holdout`; `average` is that of
+        `Measured.means`, `category` that of `ItemCategories.from_lists`. `budget` bounds the bytes that ranking takes
         beside the model; numbers do not depend on it.
         """
-        holdout = self.holdout(on, data, input)
-        exclude_seen = holdout.exclude_seen if exclude_seen is None else exclude_seen
+        splitting.check_asked(on, input)
+        split, told = self.split(data), self.about
+        holdout = splitting.holdout(split, on, input, include_empty)
         start = time.perf_counter()
         metrics = measure(
             _askable(self.model),
             holdout,
             length=self.settings.training.length,
-            ks=ks,
+            ks=usual_ks(told["split"]["name"]) if ks is None else ks,
             exclude_seen=exclude_seen,
-            categories=_categories(self.catalogue),
+            categories=_categories(self.catalogue, category),
             budget=budget,
             progress=progress,
+            average=check_average(average),
         )
+        asked = {"on": on, "input": input, "include_empty": include_empty, "average": average, "category": category}
         return {
             "model": self.card.name,
-            "preset": self.about["preset"],
-            "dataset": self.about["data"]["name"],
-            "split": self.about["split"]["name"],
-            "split_seed": self.about["split"]["seed"],
-            "on": on,
-            "input": input,
+            "preset": told["preset"],
+            "dataset": told["data"]["name"],
+            "split": told["split"]["name"],
+            "split_seed": told["split"]["seed"],
+            **asked,
             "seed": self.settings.training.seed,
-            "users": len(holdout),
-            "exclude_seen": exclude_seen,
+            "noise_seed": getattr(self.settings.model, "noise_seed", None),
+            "users": len(distinct(holdout.history.users)),
+            "cases": len(holdout),
+            "untrained_items": 1 - len(distinct(split.train.items)) / len(self.catalogue),
+            "exclude_seen": holdout.exclude_seen if exclude_seen is None else exclude_seen,
             "seconds": time.perf_counter() - start,
             "metrics": metrics,
         }
@@ -205,7 +215,7 @@ def train(
     if threads < 1:
         raise BadSetting(f"threads is at least 1; got {threads}")
     dataset = store.open(data)
-    split = splitting.resolve(split, dataset.log.has_parts, card.task)
+    split = splitting.resolve(split, dataset.log.has_parts, card.task, dataset.log.parts_divide_users)
     cut = splitting.cut(dataset, split, split_seed)
     told: dict[str, Any] = {
         "format": FORMAT,
@@ -229,8 +239,10 @@ def train(
     if not (out / ABOUT).exists():
         _create(out, told | {"environment": environment(target)}, dataset.log, groups)
 
+    ks = usual_ks(split, chosen.training.metric)
+
     def validate(model: nn.Module) -> dict[str, float]:
-        return measure(_askable(model), cut.valid, length=chosen.training.length, ks=_validation_ks(chosen.training))
+        return measure(_askable(model), cut.valid, length=chosen.training.length, ks=ks)
 
     steps = batches.in_steps(chosen.training, batches.epoch_steps(cut.train, chosen.training, form))
     fit(model, batch_at, steps, validate=validate, checkpoints=Checkpoints(out), watch=watch)
@@ -328,12 +340,9 @@ def _check_fingerprint(path: Path, told: Mapping[str, Any], dataset: store.Datas
         )
 
 
-def _validation_ks(training: Training) -> tuple[int, ...]:
-    return tuple(sorted({*VALIDATION_KS, int(training.metric.partition("@")[2])}))
-
-
-def _categories(catalogue: pl.DataFrame) -> ItemCategories | None:
-    return ItemCategories.from_lists(catalogue["categories"].to_list()) if "categories" in catalogue.columns else None
+def _categories(catalogue: pl.DataFrame, primary: str = "last") -> ItemCategories | None:
+    lists = catalogue["categories"].to_list() if "categories" in catalogue.columns else None
+    return None if lists is None else ItemCategories.from_lists(lists, check_primary(primary))
 
 
 def _askable(model: nn.Module) -> Any:

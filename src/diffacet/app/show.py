@@ -27,6 +27,10 @@ COLLABORATIVE = ("recall", "ndcg", "precision", "mrr")
 """The same for tables of DiffRec's protocol."""
 
 
+NEXT_ITEM = ("hit_rate", "ndcg", "mrr")
+"""The same where each case has one target, and the others are equal to these or of no use."""
+
+
 def plain(value: Any) -> Any:
     """`value` as JSON may hold it: tuples as lists, NumPy numbers as Python's, and null for what is no number."""
     if isinstance(value, Mapping):
@@ -156,21 +160,42 @@ def model(console: Console, card: "Card", rows: Iterable[Mapping[str, Any]]) -> 
 
 def evaluation(console: Console, result: Mapping[str, Any]) -> None:
     """The metrics by k: those of the field's tables first, the textbook's and the others named apart."""
-    seconds, users = result["seconds"], result["users"]
+    seconds, users, cases = result["seconds"], result["users"], result["cases"]
     title = f"{result['model']} on {result['dataset']} ({result['split']}, {result['on']})"
-    console.print(
-        f"[bold]{escape(title)}[/]  {users:,} users, {seconds:.2f} s, {users / max(seconds, 1e-9):,.0f} users/s",
-        highlight=False,
-    )
+    told = f"{users:,} users, " + ("" if cases == users else f"{cases:,} cases, ")
+    pace = f"{cases / max(seconds, 1e-9):,.0f} {'users' if cases == users else 'cases'}/s"
+    console.print(f"[bold]{escape(title)}[/]  {told}{seconds:.2f} s, {pace}", highlight=False)
+    if result["untrained_items"] > 0:
+        share = 100 * result["untrained_items"]
+        console.print(f"{share:.2f} % of the items, candidates like all others, are not in training", highlight=False)
     names = list(dict.fromkeys(key.partition("@")[0] for key in result["metrics"]))
     ks = sorted({int(key.partition("@")[2]) for key in result["metrics"]})
-    usual = COLLABORATIVE if result["split"] in MASKING else PUBLISHED
+    single = result["split"] == "leave-last" or result["split"].startswith("next-item")
+    usual = NEXT_ITEM if single else COLLABORATIVE if result["split"] in MASKING else PUBLISHED
     apart = [name for name in names if name not in usual]
     for heading, chosen in (("as in the field's tables", usual), ("the others", apart)):
         table = _table(heading, right=[f"@{k}" for k in ks])
         for name in chosen:
             table.add_row(name, *(number(result["metrics"].get(f"{name}@{k}")) for k in ks))
         console.print(table)
+
+
+def probe(console: Console, told: Mapping[str, Any]) -> None:
+    """What a linear classifier reads from item vectors, beside what it could know without them."""
+    console.print(
+        f"[bold]{escape(told['model'])} on {escape(told['dataset'])}[/]  {told['vectors']}"
+        f"{', standardised' if told['standardised'] else ''}; {told['items']:,} items with a category, "
+        f"{told['classes']} classes ({told['category']} category; {told['merged']} small ones are one class)",
+        highlight=False,
+    )
+    table = _table("", right=("accuracy",))
+    spread = "" if math.isnan(told["deviation"]) else f" ± {told['deviation']:.4f}"
+    table.add_row(f"held-out items, {told['seeds']} splits", f"{told['accuracy']:.4f}{spread}")
+    table.add_row("fitted items", f"{told['train_accuracy']:.4f}")
+    table.add_row("largest class alone", f"{told['majority']:.4f}")
+    console.print(table)
+    if not told["converged"]:
+        console.print("not every fit converged: the numbers may be a little low", highlight=False)
 
 
 def answer(found: "Candidates") -> dict[str, Any]:

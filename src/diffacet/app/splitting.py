@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from diffacet.app.importing import READ, Filter, Imported, Step, check_out, filtered
 from diffacet.core.contract import Task
-from diffacet.data import filters, noise, parts, splits, store
+from diffacet.data import filters, next_item, noise, parts, splits, store
 from diffacet.data.interactions import PARTS, Interactions
 from diffacet.data.splits import SPLITS, Holdout, Split
 from diffacet.data.store import Dataset
@@ -25,8 +25,10 @@ CORE, RATIO, ANY = 10, "7:2:1", "none"
 _RATED = "rating "  # how a step that asked for a threshold begins, see `importing`
 
 
-def resolve(name: str, has_parts: bool, task: Task) -> str:
+def resolve(name: str, has_parts: bool, task: Task, parts_divide_users: bool = False) -> str:
     """The protocol that `name` is: "auto" is the data's own split, if it `has_parts`, else that of the model's task.
+
+    A model of the next item takes parts only if they divide the users; parts that do are never `given`.
 
     Raises:
         BadSetting: there is no such split.
@@ -36,6 +38,10 @@ def resolve(name: str, has_parts: bool, task: Task) -> str:
             known = nearest(name, SPLITS) or "."
             raise BadSetting(f"there is no split '{name}'{known} There are: {AUTO}, {', '.join(SPLITS)}")
         return name
+    if has_parts and parts_divide_users:
+        return "next-item-given"
+    if task == "next-item":
+        return "next-item"
     if has_parts:
         return "given"
     return "collaborative" if task == "collaborative" else "by-user"
@@ -43,6 +49,8 @@ def resolve(name: str, has_parts: bool, task: Task) -> str:
 
 def cut(dataset: Dataset, name: str, seed: int) -> Split:
     """The split `name` (one of SPLITS, resolved before) of a data directory.
+
+    For next-item-given the parts of a directory that others made count, too.
 
     Raises:
         BadSetting: there is no such split.
@@ -54,7 +62,10 @@ def cut(dataset: Dataset, name: str, seed: int) -> Split:
             f"{dataset.path} --min-rating 4 --out NEW' makes data of the high ones ('--min-rating {ANY}' of all), or "
             "import with --min-rating"
         )
-    return splits.make_split(dataset.log, name, seed)
+    log = dataset.log
+    if name == "next-item-given" and not log.has_parts:
+        log = store.open(dataset.path, parts=True).log
+    return splits.make_split(log, name, seed)
 
 
 def check_asked(on: str, input: str) -> None:  # noqa: A002 - the command line's own word
@@ -65,9 +76,27 @@ def check_asked(on: str, input: str) -> None:  # noqa: A002 - the command line's
         raise BadSetting(f"--input takes {' or '.join(INPUTS)}, the second with --on test only; got '{input}'")
 
 
-def holdout(split: Split, on: str, input: str) -> Holdout:  # noqa: A002
-    """The cases of a split, at test maybe shown the validation part, too. Raises BadSetting as `splits.with_valid`."""
-    return getattr(split if input == INPUTS[0] else splits.with_valid(split), on)
+def holdout(split: Split, on: str, input: str, include_empty: bool = False) -> Holdout:  # noqa: A002
+    """The cases of a split, at test maybe shown the validation part, too.
+
+    Args:
+        split: of any protocol.
+        on: "valid" or "test".
+        input: one of INPUTS.
+        include_empty: ask for the first item of each user, too, of whom nothing is shown then.
+
+    Raises:
+        BadSetting: the protocol has no such input, or does not ask for every item.
+    """
+    cases: Holdout = getattr(split if input == INPUTS[0] else splits.with_valid(split), on)
+    if not include_empty:
+        return cases
+    if split.protocol not in next_item.EVERY:
+        raise BadSetting(
+            f"empty histories belong to the splits {', '.join(next_item.EVERY)}, which ask for every item of a user; "
+            f"this one is {split.protocol}"
+        )
+    return next_item.with_empty(cases)
 
 
 def _threshold_asked(dataset: Dataset) -> bool:

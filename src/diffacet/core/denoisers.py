@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffacet.core.diffusion import Schedule
-from diffacet.core.layers import sinusoid
+from diffacet.core.layers import linear, sinusoid
 from diffacet.core.profiles import ItemScores, ItemSum, xavier
 
 
@@ -28,7 +28,7 @@ class StepToken(nn.Module):
             self.table: nn.Parameter | None = nn.Parameter(nn.init.xavier_uniform_(torch.empty(steps, dim)))
         else:
             self.table = None
-            self.inner, self.outer = _linear(dim, dim), _linear(dim, dim)
+            self.inner, self.outer = linear(dim, dim), linear(dim, dim)
 
     def forward(self, t: Tensor) -> Tensor:
         """(B,) -> (B, d)."""
@@ -36,14 +36,6 @@ class StepToken(nn.Module):
             return functional.embedding(t - 1, self.table)
         wave = sinusoid(t, self.dim).to(self.inner.weight.dtype)
         return self.outer(functional.silu(self.inner(wave)))
-
-
-def _linear(inputs: int, outputs: int) -> nn.Linear:
-    """Xavier-uniform weights, zero bias."""
-    layer = nn.Linear(inputs, outputs)
-    nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 class CrossAttention(nn.Module):
@@ -72,9 +64,9 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads, self.norm = heads, norm
         self.step = StepToken(dim, steps, step_token)
-        self.query, self.value, self.out = _linear(dim, dim), _linear(dim, dim), _linear(dim, dim)
+        self.query, self.value, self.out = linear(dim, dim), linear(dim, dim), linear(dim, dim)
         self.key = nn.Parameter(nn.init.xavier_uniform_(torch.empty(dim, dim)))
-        self.inner, self.outer = _linear(dim, 4 * dim), _linear(4 * dim, dim)
+        self.inner, self.outer = linear(dim, 4 * dim), linear(4 * dim, dim)
         self.norm_attention, self.norm_feed = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.norm_memory = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
         self.drop = nn.Dropout(dropout)
@@ -128,7 +120,7 @@ class StepMLP(nn.Module):
         """d, T; hidden width 4d."""
         super().__init__()
         self.step = StepToken(dim, steps, step_token)
-        self.inner, self.outer = _linear(2 * dim, 4 * dim), _linear(4 * dim, dim)
+        self.inner, self.outer = linear(2 * dim, 4 * dim), linear(4 * dim, dim)
         self.drop = nn.Dropout(dropout)
         nn.init.zeros_(self.outer.weight)
 
@@ -181,6 +173,71 @@ class ProfileMLP(nn.Module):
     def forward(self, xt: Tensor, t: Tensor) -> Tensor:
         """(B, I), (B,) -> (B, I)."""
         return self.last(self.hidden(self.first.dense(functional.dropout(xt, self.dropout, self.training)), t))
+
+
+class GuidedMLP(nn.Module):
+    """DimeRec's f(x_t, s_t, g) (Eq. 20): an MLP that reads the noisy vector, its step and the guidance side by side.
+
+    Hidden layers with GELU, a linear layer at the end; no dropout, no norm. The first layer is a sum of three
+    products, so the guidance, which no step changes, is multiplied once by `read`.
+    Ours, off in the paper: with `skip` the output starts as a mixture of the guidance's rows, weighed by what the
+    hidden layer says of each and by how near it is to the noisy vector, plus c_t x_t: by Bayes' rule the logits of the
+    clean item given both are those given the guidance plus those given x_t, so the MLP has only to learn what an
+    interest lacks. `dropout` of what is read of the guidance, and of the last hidden layer.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        steps: int,
+        rows: int,
+        hidden: tuple[int, ...],
+        *,
+        pool: bool = False,
+        skip: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        """d, T, K, hidden widths; `pool`: the guidance's mean is read instead of all K rows."""
+        super().__init__()
+        self.dim, self.pool = dim, pool
+        self.step = StepToken(dim, steps, "learned")
+        width = (1 if pool else rows) * dim
+        self.first = linear(2 * dim + width, hidden[0])
+        self.inner = nn.ModuleList(linear(a, b) for a, b in itertools.pairwise(hidden))
+        self.last = linear(hidden[-1], dim)
+        self.drop = nn.Dropout(dropout)
+        several = skip and rows > 1
+        self.rows = linear(hidden[-1], rows) if several else None
+        # How much nearness to x_t counts at each step: at large t it says nothing of the rows.
+        self.sharpness = nn.Parameter(torch.zeros(steps)) if several else None
+        self.trust = nn.Parameter(torch.zeros(steps)) if skip else None  # c_t
+        if skip:
+            nn.init.zeros_(self.last.weight)
+
+    def read(self, guidance: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, K, d) -> what the guidance adds to the first layer, (B, h), bias included; and the guidance."""
+        flat = self.drop(guidance.mean(1) if self.pool else guidance.flatten(1))
+        return functional.linear(flat, self.first.weight[:, 2 * self.dim :], self.first.bias), guidance
+
+    def forward(self, xt: Tensor, t: Tensor, memory: tuple[Tensor, Tensor]) -> Tensor:
+        """(B, d), (B,) steps 1..T, what `read` gave -> (B, d)."""
+        of_x, of_step = self.first.weight[:, : self.dim], self.first.weight[:, self.dim : 2 * self.dim]
+        beside, guidance = memory
+        hidden = functional.linear(xt, of_x) + functional.linear(self.step(t), of_step) + beside
+        for layer in self.inner:
+            hidden = layer(functional.gelu(hidden))
+        hidden = self.drop(functional.gelu(hidden))
+        out = self.last(hidden)
+        if self.trust is None:
+            return out
+        return out + self.trust[t - 1].unsqueeze(-1) * xt + self._mixture(hidden, xt, t, guidance)
+
+    def _mixture(self, hidden: Tensor, xt: Tensor, t: Tensor, guidance: Tensor) -> Tensor:
+        """The rows by the weights softmax_k((W h)_k + e^{a_t} x_t . g_k), (B, d)."""
+        if self.rows is None or self.sharpness is None:
+            return guidance[:, 0]
+        near = self.sharpness[t - 1].exp().unsqueeze(-1) * torch.einsum("bd,bkd->bk", xt, guidance)
+        return torch.einsum("bk,bkd->bd", (self.rows(hidden) + near).softmax(-1), guidance)
 
 
 def catalogue_mean(xt: Tensor, t: Tensor, vectors: Tensor, log_prior: Tensor, schedule: Schedule) -> Tensor:

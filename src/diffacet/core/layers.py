@@ -14,10 +14,11 @@ class ItemTable(nn.Module):
     that a training step costs what a batch touches and not what the catalogue holds; the optimiser sets it.
     """
 
-    def __init__(self, n_items: int, dim: int) -> None:
-        """N items of width d, normal with deviation sqrt(2 / d) (the REMI code's Kaiming initialisation)."""
+    def __init__(self, n_items: int, dim: int, *, deviation: float | None = None) -> None:
+        """N items of width d, normal; None: with deviation sqrt(2 / d) (the REMI code's Kaiming initialisation)."""
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(n_items + 1, dim) * math.sqrt(2 / dim))
+        spread = math.sqrt(2 / dim) if deviation is None else deviation
+        self.weight = nn.Parameter(torch.randn(n_items + 1, dim) * spread)
         self.sparse = False
         with torch.no_grad():
             self.weight[0].zero_()
@@ -36,6 +37,14 @@ class ItemTable(nn.Module):
 def kaiming(*shape: int) -> nn.Parameter:
     """A matrix, normal with deviation sqrt(2 / fan-in), the product of all but the first size (He et al. 2015)."""
     return nn.Parameter(torch.randn(*shape) * math.sqrt(2 / math.prod(shape[1:])))
+
+
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    """A layer with Xavier-uniform weights and zero bias."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def sinusoid(t: Tensor, dim: int) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from diffacet.core.batch import PositionBatch, SequenceBatch
+from diffacet.core.softmax import full_softmax
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -36,9 +37,12 @@ def sampled_softmax(
     """
     with torch.autocast(user.device.type, enabled=False):
         user, target, negatives = _wide(user), _wide(target), _wide(negatives)
-        logits = products(user, negatives)  # (B, M)
         if batch.everything and not hardness:
-            return weighed(functional.cross_entropy(logits, batch.target - 1, reduction="none"), batch)
+            even = user.new_full(user.shape[:1], 1 / len(user))
+            return full_softmax(
+                user, negatives, batch.target - 1, batch.weight if isinstance(batch, PositionBatch) else even
+            )
+        logits = products(user, negatives)  # (B, M)
         positive = (user * target).sum(-1)  # (B,)
         hits = batch.target[:, None] == batch.negatives if batch.everything else batch.hits
         if hits is not None:
@@ -106,6 +110,11 @@ def distance(x: Tensor, y: Tensor) -> Tensor:
     The root is taken of the square plus 1e-12, so that the gradient at equality is 0 and nowhere above 1/B.
     """
     return ((_wide(x) - _wide(y)).square().sum(-1) + 1e-12).sqrt().mean()
+
+
+def squared_distance(x: Tensor, y: Tensor) -> Tensor:
+    """Mean over rows of the squared Euclidean distance between x and y, both (B, d) -> scalar (DimeRec Eq. 21)."""
+    return (_wide(x) - _wide(y)).square().sum(-1).mean()
 
 
 def bpr(positive: Tensor, negative: Tensor) -> Tensor:

@@ -166,3 +166,31 @@ ALS = Paper(
     "ICDM",
     2008,
 )
+SASREC = Paper(
+    "sasrec",
+    "Kang, Wang-Cheng and McAuley, Julian",
+    "Self-Attentive Sequential Recommendation",
+    "ICDM",
+    2018,
+)
+DREAMREC = Paper(
+    "dreamrec",
+    "Yang, Zhengyi and Wu, Jiancan and Wang, Zhicai and Wang, Xiang and Yuan, Yancheng and He, Xiangnan",
+    "Generate What You Prefer: Reshaping Sequential Recommendation via Guided Diffusion",
+    "NeurIPS",
+    2023,
+)
+DIFFUREC = Paper(
+    "diffurec",
+    "Li, Zihao and Sun, Aixin and Li, Chenliang",
+    "DiffuRec: A Diffusion Model for Sequential Recommendation",
+    "ACM TOIS",
+    2023,
+)
+DIMEREC = Paper(
+    "dimerec",
+    "Li, Wuchao and Huang, Rui and Zhao, Haijun and Liu, Chi and Zheng, Kai and others",
+    "DimeRec: A Unified Framework for Enhanced Sequential Recommendation via Generative Diffusion Models",
+    "WSDM",
+    2025,
+)

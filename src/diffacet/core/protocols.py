@@ -60,5 +60,22 @@ stopped 10 epochs after the best. All that it compares train so; DreamRec and Di
 NEXT_ITEM_LONG = replace(NEXT_ITEM, length=70)
 """The same with its histories of MovieLens-10M."""
 
+NEXT_ITEM_EVERY = replace(
+    NEXT_ITEM,
+    lr=0.001,
+    batch_size=128,
+    length=50,
+    negatives=0,
+    own_negatives=False,
+    targets="every",
+    weighting="target",
+    metric="ndcg@10",
+    validate_epochs=2,
+)
+"""Ours, for models with a state at every position: each position of a window of 50 is a target among all items."""
+
+NEXT_ITEM_LONG_EVERY = replace(NEXT_ITEM_EVERY, length=200, batch_size=32)
+"""The same where users are long, as on MovieLens: fewer of them a batch, so that an epoch has steps enough."""
+
 NEXT_ITEM_SEARCH = {"lr": Search(5e-4, 5e-3, log=True)}
 """Where settings of these models are looked for."""

@@ -16,7 +16,7 @@ _GOWALLA = "https://snap.stanford.edu/data/loc-Gowalla.html"
 _YELP = "https://www.yelp.com/dataset"
 _CHALLENGE = "https://recsys.acm.org/recsys15/challenge/"
 _KUAI = "https://kuairec.com"
-_DREAM = "https://github.com/YangZhengyi98/DreamRec"
+DREAMREC = "https://github.com/YangZhengyi98/DreamRec"
 _LIGHT = "https://github.com/gusye1234/LightGCN-PyTorch"
 
 
@@ -120,16 +120,16 @@ ATLAS: tuple[Known, ...] = (
           "reviews of 2019, 5-core, as in S3-Rec", ("yelp",)),
     Known("yelp2018-lightgcn", _LIGHT, (), 31_668, 38_048, 1_561_406,
           "10-core, distinct pairs, as in NGCF and LightGCN", ("yelp2018", "yelp")),
-    Known("yoochoose-dreamrec", _DREAM, (), 128_468, 9_514, 539_436,
+    Known("yoochoose-dreamrec", DREAMREC, (), 128_468, 9_514, 539_436,
           "sessions of DreamRec's files, likely DimeRec's", ("yoochoose", "yc")),
     Known("yoochoose-clicks", _CHALLENGE, (), 9_249_729, 52_739, 33_003_944,
           "yoochoose-clicks.dat, sessions as users, unfiltered", ("yoochoose",)),
-    Known("kuairec-dreamrec", _DREAM, (), 92_090, 7_261, 737_163,
+    Known("kuairec-dreamrec", DREAMREC, (), 92_090, 7_261, 737_163,
           "sessions of DreamRec's files, likely DimeRec's", ("kuairec", "ks")),
     Known("kuairec-big", _KUAI, (), 7_176, 10_728, 12_530_806, "big_matrix.csv", ("kuairec", "big_matrix")),
     Known("kuairec-small", _KUAI, (), 1_411, 3_327, 4_676_570,
           "small_matrix.csv, rows without a time counted", ("kuairec", "small_matrix")),
-    Known("zhihu-dreamrec", _DREAM, (), 11_714, 4_838, 77_712, "sessions of DreamRec's files", ("zhihu", "zhihurec")),
+    Known("zhihu-dreamrec", DREAMREC, (), 11_714, 4_838, 77_712, "sessions of DreamRec's files", ("zhihu", "zhihurec")),
     Known("eleme", "https://tianchi.aliyun.com/dataset/131047", ("DiffuMIN",), 14_427_689, 7_446_116, 128_000_000,
           "samples, a rounded figure", ("ele.me",)),
     Known("alibaba-diffumin", "https://tianchi.aliyun.com/dataset/56", ("DiffuMIN",), 1_141_729, 461_527, 700_000_000,
@@ -159,6 +159,12 @@ def compare(name: str | None, statistics: Mapping[str, object], *, most: int = 3
         if likeness >= 0.8 or distance <= math.log(1.2):
             ranked.append((distance if math.isfinite(distance) else 50.0, -likeness, known.name, comparison))
     return [comparison for *_, comparison in sorted(ranked, key=lambda entry: entry[:3])[:most]]
+
+
+def of_home(home: str, statistics: Mapping[str, object]) -> list[Comparison]:
+    """A log beside the known sets that live at `home` and have as many items."""
+    here = {figure: count for figure in FIGURES if (count := _count(statistics.get(figure))) is not None}
+    return [_compared(known, here) for known in ATLAS if known.home == home and known.items == here.get("items")]
 
 
 def _count(value: object) -> int | None:

@@ -110,6 +110,17 @@ class Interactions:
         """Whether the log carries its own split."""
         return "part" in self.frame.columns
 
+    @property
+    def parts_divide_users(self) -> bool:
+        """Whether the log carries its own split, and each user's interactions are all in one part of it."""
+        return self.has_parts and self.first_divided_user() is None
+
+    def first_divided_user(self) -> int | None:
+        """The first user, by number, with interactions in two parts; None when there is none. Needs parts."""
+        user, part = self.column("user"), self.column("part")
+        divided = np.flatnonzero((user[1:] == user[:-1]) & (part[1:] != part[:-1]))
+        return int(user[divided[0]]) if len(divided) else None
+
     def with_parts(self, part: IntArray) -> "Interactions":
         """The log with a split of its own: `part` (n,) int64, each row's place in PARTS."""
         return replace(self, frame=self.frame.with_columns(pl.Series("part", part, dtype=pl.Int64)))

@@ -25,7 +25,7 @@ def read_log(
         paths: files, or directories that stand for their files sorted by name; `.gz` is unpacked. Several files are
             read as one log, in the order given.
         format: "auto", "csv" (any of , tab ; | as separator, read off the header), "jsonl", "parquet", "amazon",
-            "gowalla", "movielens", "yelp", "yoochoose", "kuairec".
+            "gowalla", "movielens", "yelp", "yoochoose", "kuairec", "dreamrec".
         user: the column of the users; None: the first that has one of the common names (`formats.columns.USER`).
         item: the column of the items; None: likewise.
         time: the column of the times (seconds, milliseconds, or dates in ISO 8601, UTC unless they say otherwise);

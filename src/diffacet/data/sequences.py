@@ -1,6 +1,7 @@
 """Sequences: the items of many users in one flat array, with offsets; oldest first."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -88,6 +89,21 @@ class Sequences:
         """The times of what `windows` gives, (B, L) int64, 0 at padding; None without times."""
         return None if self.times is None else self._window(self.times, rows, ends, length)
 
+    def steps(self, first: int = 1) -> tuple["Prefixes", "Sequences"]:
+        """Every item from position `first` on, 0-based, as the one item of a row of its own, and what is before it.
+
+        Sequence by sequence, oldest item first: as many rows as there are such items.
+        """
+        counts = np.maximum(self.lengths() - first, 0)
+        rows = np.repeat(np.arange(len(self), dtype=np.int64), counts)
+        return self._followed(rows, _positions(np.full(len(self), first, dtype=np.int64), counts))
+
+    def last_steps(self) -> tuple["Prefixes", "Sequences"]:
+        """The last item of each sequence of two or more, in a row of its own, and what is before it."""
+        lengths = self.lengths()
+        rows = np.flatnonzero(lengths >= 2)
+        return self._followed(rows, lengths[rows] - 1)
+
     def last(self, rows: IntArray, length: int) -> IntArray:
         """The last `length` items of the sequences `rows` (B,): (B, length) int64, padded with 0 on the right."""
         return self.windows(rows, self.lengths()[rows], length)
@@ -108,6 +124,13 @@ class Sequences:
         window[steps >= counts[:, None]] = 0
         return window
 
+    def _followed(self, rows: IntArray, ends: IntArray) -> tuple["Prefixes", "Sequences"]:
+        """The beginnings up to ends[c] of rows[c], and the items there, one a row."""
+        at = self.offsets[rows] + ends
+        times = None if self.times is None else self.times[at]
+        items = Sequences(self.items[at], np.arange(len(at) + 1, dtype=np.int64), self.users[rows], times)
+        return Prefixes(self, rows, ends), items
+
     def _check(self, rows: IntArray | slice, ends: IntArray) -> None:
         lengths = self.offsets[1:][rows] - self.offsets[:-1][rows]
         if ((ends < 0) | (ends > lengths)).any():
@@ -119,3 +142,58 @@ class Sequences:
         np.cumsum(counts, out=offsets[1:])
         times = None if self.times is None else self.times[flat]
         return Sequences(self.items[flat], offsets, self.users[rows], times)
+
+
+@dataclass(frozen=True, eq=False)
+class Prefixes:
+    """C beginnings of sequences, read like sequences of their own, but not copied: that would be quadratic.
+
+    Beginning c is what stands before position ends[c] of sequence rows[c].
+
+    Attributes:
+        base: the whole sequences.
+        rows: (C,) int64 rows of `base`.
+        ends: (C,) int64, 0..len.
+
+    Raises:
+        ValueError: an end lies outside its sequence.
+    """
+
+    base: Sequences
+    rows: IntArray
+    ends: IntArray
+
+    def __post_init__(self) -> None:
+        """Refuse ends that there are not."""
+        self.base._check(self.rows, self.ends)
+
+    def __len__(self) -> int:
+        """C, the number of beginnings."""
+        return len(self.rows)
+
+    @cached_property
+    def users(self) -> IntArray:
+        """(C,) int64 user numbers of the log; a user comes as often as it has beginnings."""
+        return self.base.users[self.rows]
+
+    def lengths(self) -> IntArray:
+        """(C,) int64, the number of items of each."""
+        return self.ends
+
+    def row(self, i: int) -> IntArray:
+        """The items (len,) int64 of beginning i, oldest first; raises IndexError when there is none."""
+        if not 0 <= i < len(self):
+            raise IndexError(f"beginning {i} of {len(self)}")
+        return self.base.row(int(self.rows[i]))[: self.ends[i]]
+
+    def last(self, rows: IntArray, length: int) -> IntArray:
+        """The last `length` items of the beginnings `rows` (B,): (B, length) int64, padded with 0 on the right."""
+        return self.base.windows(self.rows[rows], self.ends[rows], length)
+
+    def last_times(self, rows: IntArray, length: int) -> IntArray | None:
+        """The times of what `last` gives, (B, length) int64, 0 at padding; None without times."""
+        return self.base.window_times(self.rows[rows], self.ends[rows], length)
+
+    def copied(self) -> Sequences:
+        """The beginnings as sequences of their own."""
+        return self.base._gather(self.rows, self.base.offsets[self.rows], self.ends)

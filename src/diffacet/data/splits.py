@@ -5,98 +5,35 @@ leave_last   each user's last item is asked for, the one before it for validatio
 by_time      everything after a moment is asked for                                   (textbook)
 collaborative  each user's first 70 % train, the next 20 % validate, the last are asked for  (DiffRec's files)
 given        the parts that the log brings with it                                    (released splits)
+next-item    each next item of held-out users, and its relatives: see `next_item`     (DreamRec, DimeRec)
 
-The last two mask: what is in a user's other parts is never recommended.
+`collaborative` and `given` mask: what is in a user's other parts is never recommended.
 """
 
-import random
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from diffacet.arrays import distinct, within
-from diffacet.data import parts
+from diffacet.arrays import distinct
+from diffacet.data import next_item, parts
 from diffacet.data.filters import distinct_pairs
+from diffacet.data.holdouts import Holdout, Ratio, Split, bounds, check_ratio, shuffled
 from diffacet.data.interactions import PARTS, Interactions
 from diffacet.data.sequences import IntArray, Sequences
 from diffacet.errors import BadLog, BadSetting, nearest
 
-Ratio = tuple[int, int, int]
-SPLITS = ("by-user", "leave-last", "by-time", "collaborative", "given")
+__all__ = [
+    "MASKING", "SPLITS", "Holdout", "Split", "by_time", "by_user", "collaborative", "given", "leave_last",
+    "make_split", "with_valid",
+]  # fmt: skip
+
+SPLITS = ("by-user", "leave-last", "by-time", "collaborative", "given", *next_item.NAMES)
 MASKING = ("collaborative", "given")
 """Protocols in which items of a user's other parts must not be recommended, at validation as at test."""
 
 
-@dataclass(frozen=True, eq=False)
-class Holdout:
-    """Users of whom a part is shown and a part is asked for, row by row; neither is ever empty.
-
-    Attributes:
-        history: what the model is shown, whole; it cuts it to its own length.
-        target: what it is asked for, in time order, repeats kept. Row b belongs to row b of `history`.
-        seen: what must not be recommended where seen items are left out, row by row; None: the history.
-        exclude_seen: whether the protocol leaves them out.
-        everyone: users of the protocol, with those who have no target and so are no case; None: the cases.
-    """
-
-    history: Sequences
-    target: Sequences
-    seen: Sequences | None = None
-    exclude_seen: bool = False
-    everyone: int | None = None
-
-    def __len__(self) -> int:
-        """The number of cases."""
-        return len(self.history)
-
-    def masked(self) -> Sequences:
-        """What is left out of the lists where seen items are: `seen`, else the history."""
-        return self.history if self.seen is None else self.seen
-
-    def check_apart(self) -> None:
-        """Raise BadLog when a case's target is among what must not be recommended: it could never be a hit."""
-        masked, target = self.masked(), self.target
-        width = max(int(masked.items.max(initial=0)), int(target.items.max(initial=0))) + 1
-        left, right = (np.repeat(np.arange(len(s)), s.lengths()) * width + s.items for s in (masked, target))
-        both = np.flatnonzero(within(right, distinct(left)))
-        if len(both):
-            row, item = divmod(int(right[both[0]]), width)
-            raise BadLog(
-                f"{len(both)} targets are among the items that must not be recommended, first item number {item} of "
-                f"user number {int(target.users[row])}; the parts of a split must not share a pair of user and item"
-            )
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """A log, cut by one protocol.
-
-    Attributes:
-        train: the sequences to learn from, of one item or more.
-        valid: the cases that choose a model.
-        test: the cases that judge it.
-        protocol: a name of SPLITS.
-        seed: the seed of the shuffle, None where nothing is drawn.
-        dropped_users: users of the log that are in no part, being too short.
-        leaks: one sentence on what this protocol lets a model know that it would not know in use.
-    """
-
-    train: Sequences
-    valid: Holdout
-    test: Holdout
-    protocol: str
-    seed: int | None
-    dropped_users: int
-    leaks: str
-
-    @property
-    def exclude_seen(self) -> bool:
-        """Whether the protocol leaves seen items out of the lists, at validation as at test."""
-        return self.test.exclude_seen
-
-
 def make_split(log: Interactions, name: str, seed: int) -> Split:
-    """The split called `name` (one of SPLITS); `seed` is used by by-user only. Raises BadSetting, BadLog."""
+    """The split called `name` (one of SPLITS); `seed` is of the shuffle of users. Raises BadSetting, BadLog."""
     if name == "by-user":
         return by_user(log, seed=seed)
     if name == "leave-last":
@@ -107,6 +44,8 @@ def make_split(log: Interactions, name: str, seed: int) -> Split:
         return collaborative(log)
     if name == "given":
         return given(log)
+    if name in next_item.NAMES:
+        return next_item.make(log, name, seed)
     raise BadSetting(f"unknown split {name!r}{nearest(name, SPLITS)}; the splits are {', '.join(SPLITS)}")
 
 
@@ -122,15 +61,13 @@ def by_user(log: Interactions, *, ratio: Ratio = (8, 1, 1), target_share: float 
         BadLog: a part would be without a user.
         BadSetting: a ratio is not positive, or the share does not lie between 0 and 1.
     """
-    _check(ratio)
+    check_ratio(ratio)
     if not 0 < target_share < 1:
         raise BadSetting(f"target_share lies between 0 and 1; got {target_share}")
     sequences = log.sequences()
     kept = np.flatnonzero(sequences.lengths() >= 2)
-    order = list(range(len(kept)))
-    random.Random(seed).shuffle(order)
-    shuffled = kept[np.array(order, dtype=np.int64)]
-    first, second = _bounds(len(kept), ratio)
+    order = kept[shuffled(len(kept), seed)]
+    first, second = bounds(len(kept), ratio)
     if not 0 < first < second < len(kept):
         raise BadLog(
             f"by-user needs a user in each part, but {len(kept)} users with two or more interactions, cut "
@@ -145,9 +82,9 @@ def by_user(log: Interactions, *, ratio: Ratio = (8, 1, 1), target_share: float 
         return Holdout(held.head(c), held.tail(c))
 
     return Split(
-        train=sequences.take(shuffled[:first]),
-        valid=cut(shuffled[first:second]),
-        test=cut(shuffled[second:]),
+        train=sequences.take(order[:first]),
+        valid=cut(order[first:second]),
+        test=cut(order[second:]),
         protocol="by-user",
         seed=seed,
         dropped_users=log.n_users - len(kept),
@@ -192,14 +129,14 @@ def by_time(log: Interactions, ratio: Ratio = (8, 1, 1)) -> Split:
         BadLog: the log has ranks instead of times, or a part would be empty.
         BadSetting: a ratio is not positive.
     """
-    _check(ratio)
+    check_ratio(ratio)
     if log.times == "rank":
         raise BadLog(
             "by-time needs real times, but this log's only count each user's interactions (0, 1, 2, ...), which "
             "says nothing about the order of two users; use leave-last or by-user, or import a log with times"
         )
     times = np.sort(log.column("time"))
-    at = _bounds(len(times), ratio)
+    at = bounds(len(times), ratio)
     first, second = int(times[min(at[0], len(times) - 1)]), int(times[min(at[1], len(times) - 1)])
     whole = log.sequences()
     before_first, before_second = _count_before(log, first), _count_before(log, second)
@@ -310,13 +247,3 @@ def with_valid(split: Split) -> Split:
 def _count_before(log: Interactions, time: int) -> IntArray:
     """How many interactions each user has before `time`: (U,) int64."""
     return np.bincount(log.column("user")[log.column("time") < time], minlength=log.n_users)
-
-
-def _bounds(n: int, ratio: Ratio) -> tuple[int, int]:
-    """The ends of the first and the second part of n, rounded down, in whole numbers."""
-    return n * ratio[0] // sum(ratio), n * (ratio[0] + ratio[1]) // sum(ratio)
-
-
-def _check(ratio: Ratio) -> None:
-    if len(ratio) != 3 or min(ratio) <= 0:
-        raise BadSetting(f"a ratio is three positive numbers, such as 8, 1, 1; got {', '.join(map(str, ratio))}")

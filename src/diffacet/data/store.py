@@ -19,6 +19,8 @@ from diffacet.errors import BadLog
 
 FORMAT = 1
 LOG, ITEMS, ABOUT = "interactions.parquet", "items.parquet", "dataset.json"
+VALID_NAMES = dict.fromkeys(("val", "validation", "dev"), "valid")
+"""What others call the part that validates."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,14 +98,19 @@ def write(log: Interactions, out: Path, provenance: dict[str, Any]) -> None:
         raise BadLog(f"{out} cannot be written ({error}); nothing is left of it") from error
 
 
-def open(path: Path) -> Dataset:  # noqa: A001
+def open(path: Path, *, parts: bool = False) -> Dataset:  # noqa: A001
     """The data set in the directory `path`: one that `write` made, or one that others made.
 
     In the latter, interactions.parquet has user_id, item_id (integers or strings) and timestamp or
     position (integers; timestamp wins), maybe rating, in any order and beside any other columns (a column
-    part is ignored, since others split by rules of their own);
+    part is ignored unless asked for, since others split by rules of their own);
     items.parquet, if there, has item_id, maybe title and categories (lists of strings or numbers),
     and the catalogue is what occurs in the log.
+
+    Args:
+        path: the directory.
+        parts: read the column part of a directory that others made, if it has one: train, valid (or val,
+            validation, dev) or test. The fingerprint then is another one.
 
     Raises:
         BadLog: the directory or a file is missing or unreadable, a column is missing or of the wrong type, an id
@@ -116,12 +123,13 @@ def open(path: Path) -> Dataset:  # noqa: A001
         found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
         raise BadLog(f"{path} holds no {LOG} (but {found}); `diffacet import` makes a data directory from a raw log")
     about = _about(path / ABOUT) if (path / ABOUT).exists() else None
-    parts = about is not None and bool(about.get("parts"))
-    frame, positions = _read_log(path / LOG, parts)
+    known = bool(about.get("parts")) if about else parts
+    frame, positions = _read_log(path / LOG, known)
+    known = known and (about is not None or "part" in frame.columns)
     items = _read(path / ITEMS, "item_id", "title", "categories") if about or (path / ITEMS).exists() else None
     times: Times | None = about["times"] if about else "rank" if positions else None
     try:
-        log = Interactions.from_frame(frame, items, catalogue=about is not None, times=times, parts=parts)
+        log = Interactions.from_frame(frame, items, catalogue=about is not None, times=times, parts=known)
     except BadLog as error:
         raise BadLog(f"{path}: {error}") from None
     found = fingerprint(log)
@@ -152,6 +160,8 @@ def _about(path: Path) -> dict[str, Any]:
 def _read_log(path: Path, parts: bool) -> tuple[pl.DataFrame, bool]:
     """The columns of an interactions.parquet that count, and whether its times are positions."""
     frame = _read(path, "user_id", "item_id", "timestamp", "position", "rating", *(["part"] if parts else []))
+    if "part" in frame.columns:
+        frame = frame.with_columns(pl.col("part").cast(pl.Utf8).replace(VALID_NAMES))
     if "timestamp" in frame.columns or "position" not in frame.columns:
         return frame, False
     return frame.rename({"position": "timestamp"}), True

@@ -7,10 +7,12 @@ from diffacet.errors import BadSetting, nearest
 
 MODELS = {
     "pop": "pop",
+    "random": "random",
     "item-knn": "itemknn",
     "ease": "ease",
     "y-dnn": "ydnn",
     "gru4rec": "gru4rec",
+    "sasrec": "sasrec",
     "mind": "mind",
     "comirec-sa": "comirec",
     "comirec-dr": "comirecdr",
@@ -19,6 +21,9 @@ MODELS = {
     "remi": "remi",
     "dmi": "dmi",
     "facet": "facet",
+    "dimerec": "dimerec",
+    "dreamrec": "dreamrec",
+    "diffurec": "diffurec",
     "mf": "mf",
     "lightgcn": "lightgcn",
     "als": "als",

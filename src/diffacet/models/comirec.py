@@ -68,6 +68,8 @@ CARDS = [
             "paper": Preset(ComiRecSAConfig(), protocols.BEAUTY, "REMI's code; Amazon Beauty"),
             "paper-gowalla": Preset(ComiRecSAConfig(), protocols.GOWALLA, "REMI's code; Gowalla"),
             "paper-book": Preset(ComiRecSAConfig(), protocols.BOOK, "REMI's code; Amazon Book"),
+            "dimerec-table": Preset(ComiRecSAConfig(), protocols.NEXT_ITEM, "DimeRec Sec. 4.1; histories of 10"),
+            "dimerec-table-long": Preset(ComiRecSAConfig(), protocols.NEXT_ITEM_LONG, "the same; histories of 70"),
             "best": Preset(ComiRecSAConfig(item_dropout=0.2), protocols.BEST, "as REMI's"),
         },
     ),

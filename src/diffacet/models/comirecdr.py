@@ -88,6 +88,8 @@ CARDS = [
                 "ComiRec's code and its learning rate; Amazon Book",
             ),
             "remi-code": Preset(ComiRecDRConfig(routing="positions"), _CODE, "REMI's code and its learning rate"),
+            "dimerec-table": Preset(ComiRecDRConfig(), protocols.NEXT_ITEM, "ComiRec's code in DimeRec Sec. 4.1"),
+            "dimerec-table-long": Preset(ComiRecDRConfig(), protocols.NEXT_ITEM_LONG, "the same; histories of 70"),
             "best": Preset(
                 ComiRecDRConfig(item_dropout=0.2),
                 replace(protocols.BEST, lr=0.005),

@@ -89,6 +89,8 @@ CARDS = [
             "paper-book": Preset(replace(_PAPER, relu=True), protocols.BOOK, "REMI's code; Amazon Book"),
             "comirec-code": Preset(MINDConfig(), protocols.BEAUTY, "ComiRec's code: routing over capsules"),
             "remi-code": Preset(_PAPER, _CODE, "REMI's code and its learning rate"),
+            "dimerec-table": Preset(MINDConfig(), protocols.NEXT_ITEM, "ComiRec's code in DimeRec Sec. 4.1"),
+            "dimerec-table-long": Preset(MINDConfig(), protocols.NEXT_ITEM_LONG, "the same; histories of 70"),
             "best": Preset(MINDConfig(item_dropout=0.2), protocols.BEST, "as REMI's"),
         },
     ),

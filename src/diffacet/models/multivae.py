@@ -1,23 +1,26 @@
 """MultiVAE: a variational auto-encoder of a user's row with a multinomial likelihood and an annealed KL term.
 
 D. Liang et al., "Variational Autoencoders for Collaborative Filtering", WWW 2018 (key `mult-vae`), where it is
-Mult-VAE. Shapes: B users, N items, z width of the latent, h width of the outer hidden layers.
+Mult-VAE. It rebuilds the row that it reads; trained on pairs (`targets=one`) it foretells the item that follows.
+Shapes: B users, N items, z width of the latent, h width of the outer hidden layers.
 """
 
 import itertools
+from dataclasses import replace
 from typing import Annotated
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
+from torch.nn import functional
 
 from diffacet.core import profiles
-from diffacet.core.batch import Histories, ProfileBatch
+from diffacet.core.batch import Histories, ProfileBatch, SequenceBatch
 from diffacet.core.contract import STRICT, Card, Facts, OldestWeight, Preset, Search
 from diffacet.core.papers import MULT_VAE
 from diffacet.core.profiles import Profiles
-from diffacet.core.protocols import PROFILES, PROFILES_SEARCH
+from diffacet.core.protocols import NEXT_ITEM, PROFILES, PROFILES_SEARCH
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -61,14 +64,21 @@ class MultiVAE(nn.Module):
         self.last = profiles.ItemScores(facts.n_items, up[-1])
         profiles.start_as_mult_vae(self)
 
-    def loss(self, batch: ProfileBatch) -> dict[str, Tensor]:
-        """The multinomial log-loss, and the KL divergence from the standard normal law times its weight."""
+    def loss(self, batch: ProfileBatch | SequenceBatch) -> dict[str, Tensor]:
+        """The multinomial log-loss, and the KL divergence from the standard normal law times its weight.
+
+        What is to be likely is the row that was read, or the item that follows it.
+        """
         x = self._read(batch.history)
         mu, logvar = self._encoded(x.normalised().thinned(self.config.dropout, self.training))
         z = mu + (logvar / 2).exp() * torch.randn_like(mu)
-        target = x if self.config.weighted_target else x.ones()
+        logits = self.last(self._decoded(z))
+        if isinstance(batch, SequenceBatch):
+            multinomial = functional.cross_entropy(logits, batch.target - 1)
+        else:
+            multinomial = profiles.multinomial(logits, x if self.config.weighted_target else x.ones())
         return {
-            "multinomial": profiles.multinomial(self.last(self._decoded(z)), target),
+            "multinomial": multinomial,
             "kl": self.kl_weight(batch.step) * profiles.kl_standard(mu, logvar),
         }
 
@@ -104,6 +114,8 @@ class MultiVAE(nn.Module):
         return hidden
 
 
+_TABLE = MultiVAEConfig(dims=(64, 600), anneal_cap=0.2, anneal_steps=1_000_000)  # 0.2 after 200,000 steps
+
 CARDS = [
     Card(
         "multi-vae",
@@ -114,9 +126,20 @@ CARDS = [
         paper=MULT_VAE,
         presets={
             "paper": Preset(MultiVAEConfig(), PROFILES, "DiffRec Sec. 4.1.3; open values within its searched ranges"),
+            "dimerec-table": Preset(
+                _TABLE,
+                replace(NEXT_ITEM, length=0),
+                "DimeRec Sec. 4.1 and Mult-VAE's code: whole rows rebuilt, with its own loss",
+            ),
+            "next-item": Preset(
+                _TABLE,
+                replace(NEXT_ITEM, targets="one", length=50, negatives=0, own_negatives=False),
+                "ours: trained to foretell the next of at most 50 items",
+            ),
             "best": Preset(MultiVAEConfig(), PROFILES, "as paper, the best of 5 settings on validation of ML-1M"),
         },
         batch=ProfileBatch,
+        also=(SequenceBatch,),
         search=PROFILES_SEARCH,
     ),
 ]

@@ -3,60 +3,83 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from diffacet.arrays import distinct
 from diffacet.core.batch import Histories
 from diffacet.core.contract import Matcher, Scorer
 from diffacet.data.sequences import IntArray
 from diffacet.data.splits import Holdout
-from diffacet.errors import BadSetting
-from diffacet.rank.categories import ItemCategories, measure
-from diffacet.rank.metrics import COLLABORATIVE, METRICS, match_rows
-from diffacet.rank.ranking import BUDGET, top_k, top_k_scores
+from diffacet.errors import BadRun, BadSetting
+from diffacet.rank import exposure
+from diffacet.rank.categories import ItemCategories, kinds_random, measure
+from diffacet.rank.metrics import COLLABORATIVE, METRICS, check_single_target, match_rows
+from diffacet.rank.ranking import BUDGET, Ranked, top_k, top_k_scores
 
 BATCH = 256  # a divisor of the 1,024 cases for which inference noise is drawn at once
 FloatArray = NDArray[np.float64]
-Average = Literal["evaluated", "all"]
+Average = Literal["evaluated", "all", "users"]
+"""What a mean is over: the cases, all users of the protocol (those without a target count as 0), or users, of each the
+mean of its cases."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """An evaluation user by user.
+    """An evaluation case by case: a row of the holdout is one; most protocols have one a user.
 
     Attributes:
-        values: metric name -> (U,) float64, one number for each row of the holdout; NaN where a row has no
+        values: metric name -> (C,) float64, one number for each row of the holdout; NaN where a row has no
             value (category metrics of lists with fewer than two items that have a category).
-        overall: metric name -> a number of all lists together, which is no mean over users.
+        overall: metric name -> a number of all lists together, which is no mean over cases.
         everyone: users of the protocol, with those who have no target and so no row; None: the rows.
+        users: (C,) int64, whose each row is; None: each row is another's.
     """
 
     values: dict[str, FloatArray]
     overall: dict[str, float]
     everyone: int | None = None
+    users: IntArray | None = None
 
     def means(self, average: Average = "evaluated") -> dict[str, float]:
-        """The mean of each of `values` over the users that have one (NaN if none has), then `overall`.
+        """The mean of each of `values` over the cases that have one (NaN if none has), then `overall`.
 
         Args:
-            average: "all" counts users without a target, too, with 0 in each metric of hits (the code of DiffRec).
+            average: "all" counts users without a target, too, with 0 in each metric of hits (the code of DiffRec);
+                "users" is the mean over users of the means of their cases.
 
         Raises:
-            BadSetting: `average` is neither.
+            BadSetting: `average` is none of these.
         """
-        if average not in ("evaluated", "all"):
-            raise BadSetting(f"average is evaluated or all; got '{average}'")
-        means = {}
+        check_average(average)
+        means, place = {}, None
+        if average == "users" and self.users is not None:
+            place = np.searchsorted(distinct(self.users), self.users)
         for name, value in self.values.items():
-            there = value[~np.isnan(value)]
-            means[name] = float(there.mean()) if len(there) else float("nan")
+            there = ~np.isnan(value)
+            own = value[there] if place is None else _mean_by(place[there], value[there])
+            means[name] = float(own.mean()) if len(own) else float("nan")
             if average == "all" and self.everyone and name.partition("@")[0] in METRICS:
                 means[name] *= len(value) / self.everyone
         return {**means, **self.overall}
+
+
+def check_average(average: str) -> Average:
+    """The mean of that name. Raises BadSetting when there is none."""
+    for known in get_args(Average):
+        if known == average:
+            return known
+    raise BadSetting(f"average is one of {', '.join(get_args(Average))}, what means are over; got '{average}'")
+
+
+def _mean_by(place: IntArray, value: FloatArray) -> FloatArray:
+    """(U,) the mean of the values (C,) at each place that occurs."""
+    counts = np.bincount(place)
+    return np.bincount(place, value)[counts > 0] / counts[counts > 0]
 
 
 def evaluate(
@@ -73,15 +96,18 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     average: Average = "evaluated",
 ) -> dict[str, float]:
-    """Metrics of `model` over all users of `holdout`: `name@k` -> number, defined in `metrics` and `categories`.
+    """Metrics of `model` over all cases of `holdout`: `name@k` -> number, defined in `metrics` and `categories`.
 
-    The means of `per_user`, whose arguments and errors these are (`average`: over the users with a target, or over
-    "all" of the protocol, see `Measured.means`), and the numbers of all lists together:
-    `coverage@k`, the share of the catalogue that is recommended to anybody; with categories `div_hit_sum@k`,
-    over users the sum of distinct categories among a user's hits, and `div_hit_union@k`, the distinct
-    categories among all hits.
+    The means of `per_user`, whose arguments and errors these are (`average`: over what, see `Measured.means`), and the
+    numbers of all lists together: `coverage@k`, the share of the catalogue that is recommended to anybody; `gini@k`,
+    how unevenly it is (`exposure`); with categories `div_hit_sum@k`, over cases the sum of distinct categories among
+    a case's hits, `div_hit_union@k`, the distinct categories among all hits, and `kinds_random@k`, what `kinds@k`
+    would be of random lists.
+
+    Where every case has one target, hit rates and NDCGs are checked against each other (`check_single_target`).
     """
-    return per_user(
+    check_average(average)
+    means = per_user(
         model,
         holdout,
         length=length,
@@ -93,6 +119,9 @@ def evaluate(
         device=device,
         progress=progress,
     ).means(average)
+    if len(holdout) and (holdout.target.lengths() == 1).all():
+        check_single_target(means)
+    return means
 
 
 def per_user(
@@ -108,7 +137,7 @@ def per_user(
     device: torch.device | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Measured:
-    """Metrics of `model` for each user of `holdout`, as paired tests need them.
+    """Metrics of `model` for each case of `holdout`, as paired tests need them.
 
     The model is put into evaluation mode and back; no gradient is kept. Row r of the holdout is case r.
     No number depends on the batch size, but for float32 rounding in matrix products.
@@ -121,15 +150,15 @@ def per_user(
         exclude_seen: leave out every item that the holdout counts as seen, its whole history if it does not say;
             None: as the protocol does (the published one of matching does not, the collaborative one does).
         categories: adds the category metrics.
-        batch_size: users at a time; None: 256.
+        batch_size: cases at a time; None: 256.
         budget: bytes for the ranking, see `ranking.top_k`.
         device: where histories go; None: the device of the model's first parameter or buffer.
-        progress: called with (users done, all users) after every batch.
+        progress: called with (cases done, all cases) after every batch.
 
     Raises:
         BadSetting: no k, a k or batch size below 1, a length below 0.
         BadLog: the protocol leaves seen items out, and a target is one.
-        BadRun: the model's scores are not numbers.
+        BadRun: the model's scores are not numbers, from which case on.
     """
     size = BATCH if batch_size is None else batch_size
     if not ks or min(*ks, size, length + 1) < 1:
@@ -142,16 +171,17 @@ def per_user(
     target = device_of(model) if device is None else torch.device(device)
     lists = _Lists(model, max(ks), categories is not None, budget)
     tally = _Tally(sorted(set(ks)), categories, lists)
-    users = len(holdout.history)
+    cases = len(holdout.history)
     with evaluating(model):
-        for begin in range(0, users, size):
-            rows = np.arange(begin, min(begin + size, users))
+        for begin in range(0, cases, size):
+            rows = np.arange(begin, min(begin + size, cases))
             exclude = _seen(holdout, rows).to(target) if masks else None
             merged, single = lists.of(histories(holdout, rows, length).to(target), exclude)
             tally.add(merged, single, holdout, begin)
             if progress is not None:
-                progress(int(rows[-1]) + 1, users)
-    return tally.result(holdout.everyone)
+                progress(int(rows[-1]) + 1, cases)
+    values, overall = tally.result()
+    return Measured(values, overall, holdout.everyone, holdout.history.users)
 
 
 def histories(holdout: Holdout, rows: IntArray, length: int) -> Histories:
@@ -215,18 +245,41 @@ class _Lists:
         if not isinstance(self.model, Matcher):
             scores = self.model.scores(history)
             self.n_items = scores.shape[1] - 1
-            return top_k_scores(scores, self.k, exclude=exclude).items.cpu().numpy(), None
+            return self._ranked(
+                lambda rows, banned: top_k_scores(scores[rows], self.k, exclude=banned), history, exclude
+            ), None
         if self.catalogue is None:
             self.catalogue = self.model.catalogue().float()
             self.n_items = len(self.catalogue) - 1
         interests = self.model.interests(history)
-        merged = top_k(interests, self.catalogue, self.k, exclude=exclude, budget=self.budget).items.cpu().numpy()
+        vectors = self.catalogue
+        merged = self._ranked(
+            lambda rows, banned: top_k(interests[rows], vectors, self.k, exclude=banned, budget=self.budget),
+            history,
+            exclude,
+        )
         if not self.single:
             return merged, None
         users, K, d = interests.shape
         every = None if exclude is None else exclude.repeat_interleave(K, dim=0)
         lists = top_k(interests.reshape(users * K, 1, d), self.catalogue, self.k, exclude=every, budget=self.budget)
         return merged, lists.items.view(users, K, -1).cpu().numpy()
+
+    def _ranked(
+        self, rank: Callable[[slice, Tensor | None], Ranked], history: Histories, exclude: Tensor | None
+    ) -> IntArray:
+        """The lists (B, k) that `rank` makes of all rows; when it refuses, the error names the first row at fault."""
+        try:
+            return rank(slice(None), exclude).items.cpu().numpy()
+        except BadRun:
+            for row in range(len(history.case)):
+                one = slice(row, row + 1)
+                try:
+                    rank(one, None if exclude is None else exclude[one])
+                except BadRun as error:
+                    where = f"case {int(history.case[row])} (counted from 0) of user number {int(history.users[row])}"
+                    raise BadRun(f"{type(self.model).__name__}, {where}: {error}") from error
+            raise
 
 
 @dataclass
@@ -237,7 +290,7 @@ class _Tally:
     categories: ItemCategories | None
     lists: _Lists
     parts: dict[str, list[FloatArray]] = field(default_factory=dict)
-    listed: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    listed: dict[int, IntArray] = field(default_factory=dict)
     kinds: dict[int, set[int]] = field(default_factory=dict)
 
     def add(self, merged: IntArray, single: IntArray | None, holdout: Holdout, begin: int) -> None:
@@ -253,18 +306,20 @@ class _Tally:
         for name, value in numbers.items():
             self.parts.setdefault(name, []).append(value)
         for k in self.ks:
-            self.listed.setdefault(k, np.zeros(self.lists.n_items + 1, dtype=np.bool_))[merged[:, :k]] = True
+            counts = np.bincount(merged[:, :k].ravel(), minlength=self.lists.n_items + 1)
+            self.listed[k] = counts + self.listed.get(k, 0)
             if self.categories is not None:
                 hit = self.categories.primary[merged[:, :k][matched.hits[:, :k]]]
                 self.kinds.setdefault(k, set()).update(hit[hit >= 0].tolist())
 
-    def result(self, everyone: int | None) -> Measured:
+    def result(self) -> tuple[dict[str, FloatArray], dict[str, float]]:
         values = {name: np.concatenate(parts) for name, parts in self.parts.items()}
         overall: dict[str, float] = {}
         for k in self.ks:
-            listed = self.listed.get(k, np.zeros(2, dtype=np.bool_))[1:]
-            overall[f"coverage@{k}"] = float(listed.mean())
+            listed = self.listed.get(k, np.zeros(0, dtype=np.int64))[1:]
+            overall[f"coverage@{k}"], overall[f"gini@{k}"] = exposure.coverage(listed), exposure.gini(listed)
             if self.categories is not None:
                 overall[f"div_hit_sum@{k}"] = float(values[f"div_hit_mean@{k}"].sum()) if values else 0.0
                 overall[f"div_hit_union@{k}"] = float(len(self.kinds.get(k, ())))
-        return Measured(values, overall, everyone)
+                overall[f"kinds_random@{k}"] = kinds_random(self.categories, k)
+        return values, overall

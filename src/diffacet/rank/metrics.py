@@ -16,17 +16,22 @@ In the collaborative protocol (DiffRec, SIGIR 2023) the published numbers are th
 recall and recall_textbook are one number, ndcg is there another name of ndcg_textbook (`COLLABORATIVE`), and DiffRec's
 Precision and MRR are precision and mrr.
 
+In the next-item protocol each case has one target, of rank r: recall and ndcg_target are there other names of hit_rate,
+ndcg and ndcg_textbook are 1 / log2(r + 1) for r <= N, mrr is 1 / r. `check_single_target` holds for the means.
+
 A user without a target counts as 0 everywhere.
 """
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffacet.data.sequences import IntArray, Sequences
-from diffacet.errors import BadSetting, nearest
+from diffacet.errors import BadRun, BadSetting, nearest
 
 FloatArray = NDArray[np.float64]
 NOWHERE = np.iinfo(np.int64).max
@@ -172,11 +177,46 @@ METRICS: dict[str, Callable[[Matched, int], FloatArray]] = {
 """Every metric by its key; `name@N` in results."""
 
 
+def usual_ks(protocol: str, metric: str | None = None) -> tuple[int, ...]:
+    """The lengths of lists in the tables of a protocol of `splits.SPLITS`, ascending; with that of `metric`."""
+    usual = (5, 10, 20, 50) if protocol == "leave-last" or protocol.startswith("next-item") else (20, 50)
+    return usual if metric is None else tuple(sorted({*usual, int(metric.partition("@")[2])}))
+
+
 def check_metric(metric: str) -> None:
     """Refuse an unknown metric, given as `name@N`, now and not at the first validation. Raises BadSetting."""
     name = metric.partition("@")[0]
     if name not in METRICS:
         raise BadSetting(f"metric: there is no '{name}'{nearest(name, METRICS)} There are: {', '.join(METRICS)}")
+
+
+def check_single_target(metrics: Mapping[str, float], rounding: float = 1e-9) -> None:
+    """Refuse `hit_rate@k` and `ndcg@k` that cannot belong to the same lists, when each case has one target.
+
+    With Δ the step from a k to the next larger one, k₀ = 0 and all metrics 0 there, ranks above k₀ and up to k give
+    ΔHR / log2(k + 1) <= ΔNDCG <= ΔHR / log2(k₀ + 2). A k that lacks one of the two metrics is passed over.
+
+    Args:
+        metrics: means over the same cases, `name@k`; others than these two may be there.
+        rounding: how far each may be from the true mean; half a unit of the last digit of printed numbers.
+
+    Raises:
+        BadRun: naming the columns that come from different runs.
+    """
+    ks = sorted(int(key.partition("@")[2]) for key in metrics if key.startswith("hit_rate@"))
+    both = [(k, metrics[f"hit_rate@{k}"], metrics[f"ndcg@{k}"]) for k in ks if f"ndcg@{k}" in metrics]
+    for (before, less, low), (k, more, high) in itertools.pairwise([(0, 0.0, 0.0), *both]):
+        hits, gain, slack = more - less, high - low, rounding * (2 if before else 1)
+        least, most = 1 / math.log2(k + 1), 1 / math.log2(before + 2)
+        # Written so that a number that is none (NaN) is refused, too.
+        if not (hits >= -slack and (hits - slack) * least - slack <= gain <= (hits + slack) * most + slack):
+            names = [
+                f"{name}@{n} {metrics[f'{name}@{n}']:.6g}" for n in (before, k) if n for name in ("hit_rate", "ndcg")
+            ]
+            raise BadRun(
+                f"{', '.join(names)} cannot be of the same lists with one target a case: ndcg rises by {gain:.6g}, "
+                f"and hits of these ranks allow {hits * least:.6g} to {hits * most:.6g}; measure them together"
+            )
 
 
 COLLABORATIVE = METRICS | {"ndcg": ndcg_textbook}

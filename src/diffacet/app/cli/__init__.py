@@ -10,11 +10,11 @@ from typing import Any
 
 import typer
 
-from diffacet.app.cli import data, runs, studies, tune  # importing a module adds its commands to `app`
+from diffacet.app.cli import data, probe, runs, studies, tune  # importing a module adds its commands to `app`
 from diffacet.app.cli.shell import app
 from diffacet.errors import DiffacetError
 
-__all__ = ["COMMANDS", "app", "data", "main", "runs", "studies", "tune"]
+__all__ = ["COMMANDS", "app", "data", "main", "probe", "runs", "studies", "tune"]
 
 # Which package typer takes its click from depends on its version.
 ClickException: type[Exception] = typer.BadParameter.__mro__[2]

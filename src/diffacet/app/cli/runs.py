@@ -82,6 +82,7 @@ def train(
         "diffacet evaluate runs/dmi --refine-steps 0        # the same model without refinement",
         "diffacet evaluate runs/facet --on valid --set prior_weight=2",
         "diffacet evaluate runs/ease --input train+valid    # collaborative: show the validation part, too",
+        "diffacet evaluate runs/sasrec --average users      # next item: no user counts more than another",
     ),
 )
 def evaluate(
@@ -92,6 +93,9 @@ def evaluate(
     set_: o.Asked = None,
     exclude_seen: o.ExcludeSeen = None,
     input: o.Input = "train",  # noqa: A002
+    include_empty: o.IncludeEmpty = False,
+    average: o.Average = "evaluated",
+    category: o.Category = "last",
     data: o.MovedData = None,
     memory: o.Memory = 256,
     device: o.Device = "auto",
@@ -101,9 +105,19 @@ def evaluate(
     from diffacet.app import progress, runs, show
 
     loaded = runs.load(run, set=_asked(refine_steps, set_), device=device)
-    with progress.counting(console_of(stderr=True), "users") as bar:
-        ks, budget = tuple(k or (20, 50)), memory * 2**20
-        result = loaded.evaluate(on, ks, exclude_seen=exclude_seen, input=input, data=data, budget=budget, progress=bar)
+    with progress.counting(console_of(stderr=True), "cases") as bar:
+        result = loaded.evaluate(
+            on,
+            k or None,
+            exclude_seen=exclude_seen,
+            input=input,
+            include_empty=include_empty,
+            average=average,
+            category=category,
+            data=data,
+            budget=memory * 2**20,
+            progress=bar,
+        )
     if as_json:
         print_json(result)
     else:

@@ -145,7 +145,9 @@ def _plan(task: Task, base: Preset, only: Sequence[str]) -> _Plan:
         raise BadSetting(f"split seeds are one or more different numbers; got {', '.join(map(str, seeds)) or 'none'}")
     target = pick_device(task.device)
     dataset = store.open(task.data)
-    task = dataclasses.replace(task, split=splitting.resolve(task.split, dataset.log.has_parts, card.task))
+    log = dataset.log
+    protocol = splitting.resolve(task.split, log.has_parts, card.task, log.parts_divide_users)
+    task = dataclasses.replace(task, split=protocol)
     splitting.cut(dataset, task.split, seeds[0])
     about = {
         "format": FORMAT,

@@ -86,7 +86,7 @@ def publish(plan: Plan, out: Path, failures: Sequence[farm.Failure] = ()) -> Out
     drawn = {
         (one.data, caption): figure
         for one in page.sheets
-        for caption, figure in pictures.draw(study.picture, one, study.tests, study.on).items()
+        for caption, figure in pictures.draw(study.picture, one, study.tests, study.on, out).items()
     }
     if study.picture == "data" and len(page.sheets) > 1:
         every = pictures.across(page.sheets, study.tests, study.on)

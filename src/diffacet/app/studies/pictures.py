@@ -2,33 +2,46 @@
 
 import copy
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffacet.app.figures import COLOURS, Figure
+from diffacet.app.figures import COLOURS, LOG, Figure, training_curve
+from diffacet.app.studies import folder, work
 from diffacet.app.studies.results import Line
 from diffacet.app.studies.tables import Sheet
 from diffacet.errors import MissingExtra, require
+from diffacet.learn import checkpoint
 
 INK, SIZE = "#20242b", {"width": 1000, "height": 460}
+WIDE = 100
+"""Positive losses whose highest is more than so many times the lowest stand on a logarithmic axis."""
 
 
-def draw(kind: str, sheet: Sheet, metrics: Sequence[str], on: str) -> dict[str, Figure]:
+def draw(kind: str, sheet: Sheet, metrics: Sequence[str], on: str, out: Path | None = None) -> dict[str, Figure]:
     """Caption -> figure of one data set.
 
     Args:
-        kind: "bars", "line" or "steps", see `spec.Study`; rows without a grid, or asked in one way only, leave
-            "line" and "steps" without anything to draw, and get bars.
+        kind: "bars", "line", "steps", "asks" or "terms", see `spec.Study`. Rows without a grid, asked in one way
+            only, or never trained leave the others without anything to draw, and get bars.
         sheet: the data set.
-        metrics: what is drawn.
+        metrics: what is drawn; not by "terms".
         on: of which held-out users.
+        out: the study's folder, whose runs tell "terms" their losses.
+
+    Raises:
+        BadRun: a run's checkpoint is missing or damaged ("terms" only).
     """
     drawn = {}
     if kind == "line":
         drawn = _grids(sheet, metrics, on)
     elif kind == "steps":
         drawn = _asks(sheet, metrics, on)
+    elif kind == "asks":
+        drawn = _against(sheet, metrics, on)
+    elif kind == "terms" and out is not None:
+        drawn = _terms(sheet, out)
     return drawn or {f"{metric} on {sheet.data}": bars(sheet.lines, metric, on) for metric in metrics}
 
 
@@ -101,11 +114,12 @@ def _grids(sheet: Sheet, metrics: Sequence[str], on: str) -> dict[str, Figure]:
         data: list[dict[str, Any]] = []
         for suffix in dict.fromkeys(line.suffix for line in lines):
             some = [line for line in lines if line.suffix == suffix]
+            at = [str(line.point[setting]) for line in some]
             for metric in metrics:
                 name = f"{metric}, {suffix}" if suffix else metric
-                data.append(_curve(name, [line.point[setting] for line in some], some, metric, on, len(data)))
+                data.append(_curve(name, at, some, metric, on, len(data)))
                 if all(metric in line.published for line in some):
-                    data.append(_told([line.point[setting] for line in some], some, metric, data[-1]))
+                    data.append(_told(at, some, metric, data[-1]))
         # Values of a grid stand at equal distances, whatever they are.
         x = {"title": {"text": setting}, "type": "category"}
         drawn[f"{row.format_map(_Keys())} on {sheet.data}"] = {"data": data, "layout": {"xaxis": x, "yaxis": {}}}
@@ -114,11 +128,7 @@ def _grids(sheet: Sheet, metrics: Sequence[str], on: str) -> dict[str, Figure]:
 
 def _asks(sheet: Sheet, metrics: Sequence[str], on: str) -> dict[str, Figure]:
     """For each metric the ways of asking against quality, and one figure of their users a second."""
-    rows: dict[str, list[Line]] = {}
-    for line in sheet.lines:
-        name = line.label.removesuffix(f", {line.suffix}") if line.suffix else line.label
-        rows.setdefault(name, []).append(line)
-    rows = {name: lines for name, lines in rows.items() if len(lines) > 1}
+    rows = {name: lines for name, lines in _rows(sheet).items() if len(lines) > 1}
     if not rows:
         return {}
     x = {"title": {"text": "asked with"}, "type": "category"}
@@ -146,6 +156,90 @@ def _asks(sheet: Sheet, metrics: Sequence[str], on: str) -> dict[str, Figure]:
     return drawn
 
 
+def _against(sheet: Sheet, metrics: Sequence[str], on: str) -> dict[str, Figure]:
+    """For each metric the number that the ways of asking differ in on x, and a line for each row."""
+    found: dict[str, dict[str, dict[float, Line]]] = {}
+    for name, lines in _rows(sheet).items():
+        setting, asked = _asked(lines)
+        if len(asked) > 1:
+            found.setdefault(setting, {})[name] = asked
+    drawn: dict[str, Figure] = {}
+    for setting, rows in found.items():
+        for metric in metrics:
+            data = [
+                _curve(name, [*asked], [*asked.values()], metric, on, n) for n, (name, asked) in enumerate(rows.items())
+            ]
+            layout = {"xaxis": {"title": {"text": setting}}, "yaxis": {"title": {"text": metric}}}
+            drawn[f"{metric} against {setting} on {sheet.data}"] = {"data": data, "layout": layout}
+    return drawn
+
+
+def _asked(lines: Sequence[Line]) -> tuple[str, dict[float, Line]]:
+    """The one setting that a row's ways of asking differ in, and the row at each number of it, ascending.
+
+    A setting that an ask leaves alone has the value that the run was trained with. A value that is no number has
+    no place on the axis and is left out; nothing is found where asks differ in more than one thing.
+    """
+    each: list[dict[str, Any]] = []
+    for trial in (line.trials[0] for line in lines):
+        ask = trial.told["measured"]["asks"][trial.ask]
+        each.append(trial.told["settings"]["model"] | ask["settings"] | {"exclude_seen": ask["exclude_seen"]})
+    differ = [key for key in each[0] if any(one[key] != each[0][key] for one in each)]
+    if len(differ) != 1:
+        return "", {}
+    values = [one[differ[0]] for one in each]
+    pairs = zip(values, lines, strict=True)
+    known = {v: line for v, line in pairs if isinstance(v, int | float) and not isinstance(v, bool)}
+    return differ[0], dict(sorted(known.items()))
+
+
+def _terms(sheet: Sheet, out: Path) -> dict[str, Figure]:
+    """For each weighted term of the loss the training step on x, and a line for each row that has the term."""
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    for name, lines in _rows(sheet).items():
+        # However often a run is asked, it was trained once.
+        for term, course in _course(lines[0], out).items():
+            found.setdefault(term, {})[name] = course
+    drawn: dict[str, Figure] = {}
+    for term, rows in found.items():
+        data = [
+            training_curve(name, 0, [*course], [*course.values()], COLOURS[n % len(COLOURS)])
+            for n, (name, course) in enumerate(rows.items())
+        ]
+        values = [value for course in rows.values() for value in course.values()]
+        y: dict[str, Any] = {"title": {"text": f"{term} loss, weighted"}}
+        if min(values) > 0 and max(values) > WIDE * min(values):
+            y |= LOG
+        layout = {"xaxis": {"title": {"text": "training step"}}, "yaxis": y}
+        drawn[f"{term} loss on {sheet.data}"] = {"data": data, "layout": layout}
+    return drawn
+
+
+def _course(line: Line, out: Path) -> dict[str, dict[int, float]]:
+    """Term -> step -> mean over the seeds, at the steps that all seeds reached; raises BadRun.
+
+    A mean over those that trained longest would jump wherever a seed ends.
+    """
+    places = [out / folder.RUNS / trial.told["job"] / work.RUN for trial in line.trials]
+    trails = [{record.step: record.terms for record in checkpoint.read_trail(place).records} for place in places]
+    course: dict[str, dict[int, float]] = {}
+    for step, terms in trails[0].items():
+        for term in terms:
+            values = [trail[step][term] for trail in trails if term in trail.get(step, {})]
+            if len(values) == len(trails):
+                course.setdefault(term, {})[step] = statistics.fmean(values)
+    return course
+
+
+def _rows(sheet: Sheet) -> dict[str, list[Line]]:
+    """Label -> the row as it is asked in each of its ways, in the order of the file."""
+    rows: dict[str, list[Line]] = {}
+    for line in sheet.lines:
+        name = line.label.removesuffix(f", {line.suffix}") if line.suffix else line.label
+        rows.setdefault(name, []).append(line)
+    return rows
+
+
 class _Keys(dict[str, str]):
     """Leaves `{key}` of a label readable where no single value can be filled in."""
 
@@ -153,12 +247,14 @@ class _Keys(dict[str, str]):
         return key
 
 
-def _curve(name: str, x: Sequence[Any], lines: Sequence[Line], metric: str, on: str, number: int) -> dict[str, Any]:
+def _curve(
+    name: str, x: Sequence[str | float], lines: Sequence[Line], metric: str, on: str, number: int
+) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines+markers",
         "name": name,
-        "x": [str(value) for value in x],
+        "x": list(x),
         "y": [line.mean(metric, on) for line in lines],
         "error_y": {"type": "data", "array": _deviations(lines, metric, on), "thickness": 1},
         "line": {"color": COLOURS[number % len(COLOURS)], "width": 2},
@@ -167,13 +263,13 @@ def _curve(name: str, x: Sequence[Any], lines: Sequence[Line], metric: str, on: 
     }
 
 
-def _told(x: Sequence[Any], lines: Sequence[Line], metric: str, ours: Mapping[str, Any]) -> dict[str, Any]:
+def _told(x: Sequence[str], lines: Sequence[Line], metric: str, ours: Mapping[str, Any]) -> dict[str, Any]:
     """The published curve beside ours, dashed in the same colour."""
     return {
         "type": "scatter",
         "mode": "lines+markers",
         "name": f"{metric}, published",
-        "x": [str(value) for value in x],
+        "x": list(x),
         "y": [line.published[metric] for line in lines],
         "line": {"color": ours["line"]["color"], "width": 1.4, "dash": "dash"},
         "marker": {"size": 6, "symbol": "circle-open"},

@@ -17,11 +17,13 @@ from diffacet.errors import BadSetting, nearest
 from diffacet.models import card
 from diffacet.rank.metrics import METRICS, check_metric
 
-BY_USER = (*METRICS, "conc", "conc_merged", "div_all", "div_hit_mean", "uncategorised")
+BY_USER = (*METRICS, "conc", "conc_merged", "div_all", "div_hit_mean", "kinds", "kinds_all", "uncategorised")
 """Metrics that have a value for each user, those of categories included."""
-OVERALL = ("coverage", "div_hit_sum", "div_hit_union")
+OVERALL = ("coverage", "gini", "div_hit_sum", "div_hit_union", "kinds_random")
 """Metrics of all lists together, which cannot be tested user by user."""
-OF_CATEGORIES = (*BY_USER[len(METRICS) :], *OVERALL[1:])
+OF_CATEGORIES = (*BY_USER[len(METRICS) :], *OVERALL[2:])
+UNRANKED = (*OF_CATEGORIES, "gini")
+"""Metrics of which the highest is not the best."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,14 @@ class Place:
 
     Attributes:
         parts: whether the log carries its own split.
+        parts_divide_users: whether that one gives each part users of its own.
     """
 
     path: Path
     fingerprint: str
     categories: bool
     parts: bool = False
+    parts_divide_users: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,9 @@ def _places(study: Study, data: Path, cut: Cut) -> dict[str, Place]:
                 f"'diffacet import LOG --out {path}' makes it, --on-data names the ones to run on"
             )
         opened = store.open(path)
-        found[name] = Place(path, opened.fingerprint, opened.log.categories is not None, opened.log.has_parts)
+        log = opened.log
+        parts = (log.has_parts, log.parts_divide_users)
+        found[name] = Place(path, opened.fingerprint, log.categories is not None, *parts)
     return found
 
 
@@ -184,7 +190,8 @@ def _of_protocols(study: Study, some: Sequence[Variant], place: Place) -> list[V
     found = []
     for variant in some:
         try:
-            split = splitting.resolve(variant.split, place.parts, card(variant.row.model).task)
+            task = card(variant.row.model).task
+            split = splitting.resolve(variant.split, place.parts, task, place.parts_divide_users)
         except BadSetting as error:
             raise BadSetting(f"{study.name}: row '{variant.label}': {error}") from error
         asks = [

@@ -21,6 +21,7 @@ from pydantic.dataclasses import dataclass
 
 from diffacet.core.contract import STRICT
 from diffacet.errors import BadSetting, nearest
+from diffacet.rank.categories import Primary
 
 Seed = Annotated[int, Field(ge=0)]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1)]
@@ -87,15 +88,17 @@ class Study:
         note: sentences under the table.
         seeds: of the runs, for all data sets or for each.
         split_seeds: "seed", the same number as the run's seed; or a list, crossed with the seeds.
-        split: the protocol; "auto" is the data's own split, else that of the models' task.
+        split: the protocol, of all data sets or of each; "auto" is the data's own split, else that of the models' task.
         on: which held-out users the tables show.
         ks: list lengths.
+        category: which of an item's categories is its one, where a metric wants one: "last", "first" or "rarest".
         metrics: columns of the table.
         tests: metrics of the paired tests.
         base: the label that every other one is compared with.
         pairs: more pairs of labels, the first minus the second.
-        picture: "bars", "line" (a grid's setting against the metrics), "steps" (asks against quality and time) or
-            "data" (data sets against the metrics).
+        picture: "bars", "line" (a grid's setting against the metrics), "steps" (asks against quality and time),
+            "asks" (the number that asks differ in against the metrics), "terms" (training steps against each term of
+            the loss) or "data" (data sets against the metrics).
     """
 
     title: Text
@@ -106,14 +109,15 @@ class Study:
     note: str = ""
     seeds: Seeds | dict[str, Seeds] = (0, 1)
     split_seeds: Literal["seed"] | Seeds = "seed"
-    split: Text = "auto"
+    split: Text | dict[str, Text] = "auto"
     on: Literal["valid", "test"] = "test"
     ks: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (20, 50)
+    category: Primary = "last"
     metrics: Annotated[tuple[Text, ...], Field(min_length=1)] = ("recall@20", "recall@50", "ndcg@50")
     tests: Annotated[tuple[Text, ...], Field(min_length=1)] = ("recall@50", "ndcg@50")
     base: Text | None = None
     pairs: tuple[tuple[Text, Text], ...] = ()
-    picture: Literal["bars", "line", "steps", "data"] = "bars"
+    picture: Literal["bars", "line", "steps", "asks", "terms", "data"] = "bars"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,19 +227,23 @@ def variants(study: Study, data: str) -> Iterator[Variant]:
                 set={**row.set, **there.set, **point},
                 point=point,
                 seeds=seeds,
-                split=row.split or study.split,
+                split=row.split or _of_data(study.split, data),
                 asks=tuple(_ask(told) for told in row.asks),
                 published={key: v[place] if isinstance(v, tuple) else v for key, v in published.items()},
             )
 
 
 def _seeds(study: Study, data: str, own: int | tuple[int, ...] | None) -> tuple[int, ...]:
-    """The seeds of a row; data sets that the study does not name take the first one's."""
-    given = study.seeds
-    every = given if isinstance(given, tuple) else given.get(data) or next(iter(given.values()))
+    """The seeds of a row."""
+    every: tuple[int, ...] = _of_data(study.seeds, data)
     if isinstance(own, int):
         return every[:own]
     return every if own is None else own
+
+
+def _of_data(given: Any, data: str) -> Any:
+    """What a study gives for all data sets, or for each; data sets that it does not name take the first one's."""
+    return given if not isinstance(given, dict) else given.get(data) or next(iter(given.values()))
 
 
 def _label(row: Row, point: Mapping[str, Any]) -> str:

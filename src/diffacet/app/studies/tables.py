@@ -6,7 +6,7 @@ import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from diffacet.app.studies.plan import OF_CATEGORIES
+from diffacet.app.studies.plan import UNRANKED
 from diffacet.app.studies.results import Line, Pair, compare
 from diffacet.app.studies.statistics import FLIPS, RESAMPLES
 
@@ -119,7 +119,7 @@ def _quality(lines: Sequence[Line], layout: Layout) -> Grid:
     best = set()
     for column, metric in enumerate(layout.metrics, len(head)):
         means = [line.mean(metric, layout.on) for line in lines]
-        ranked = metric.partition("@")[0] not in OF_CATEGORIES  # of those, neither end is the better one
+        ranked = metric.partition("@")[0] not in UNRANKED
         if ranked and len(lines) > 1 and not all(map(math.isnan, means)):
             top = max(m for m in means if not math.isnan(m))
             best |= {(row, column) for row, mean in enumerate(means) if mean == top}

@@ -25,7 +25,7 @@ from diffacet.app.studies.plan import BY_USER, OF_CATEGORIES, Job
 from diffacet.app.studies.spec import Ask, Study
 from diffacet.data.splits import Split
 from diffacet.learn.fit import Moment
-from diffacet.rank.categories import ItemCategories
+from diffacet.rank.categories import ItemCategories, Primary
 from diffacet.rank.evaluate import per_user
 
 FORMAT = 1
@@ -33,28 +33,33 @@ RUN, USERS, RESULT = "run", "users.parquet", "result.json"
 Tell = Callable[[int, int], None]
 
 
-def wanted(names: Iterable[str], ks: Iterable[int], asks: Sequence[Ask] = (Ask(),)) -> dict[str, Any]:
+def wanted(
+    names: Iterable[str], ks: Iterable[int], asks: Sequence[Ask] = (Ask(),), category: Primary = "last"
+) -> dict[str, Any]:
     """What of a run is measured, as result.json says it.
 
     Args:
         names: metrics that are shown or tested, `name@k`.
         ks: list lengths.
         asks: ways of asking.
+        category: which of an item's categories is its one.
 
     Returns:
-        asks; ks; by_user, the metrics kept user by user; categories, whether any metric needs them, since these
-        take longer than all others together.
+        asks, with the category where a metric needs it and it is not the last; ks; by_user, the metrics kept user by
+        user; categories, whether any metric needs them, since these take longer than all others together.
     """
     told = [{"suffix": a.suffix, "settings": dict(a.settings), "exclude_seen": a.exclude_seen} for a in asks]
     kinds = {key: key.partition("@")[0] for key in names}
     kept = sorted(key for key, name in kinds.items() if name in BY_USER)
     categories = any(name in OF_CATEGORIES for name in kinds.values())
+    if categories and category != "last":
+        told = [{**ask, "category": category} for ask in told]
     return {"asks": told, "ks": sorted({*ks}), "by_user": kept, "categories": categories}
 
 
 def wanted_of(study: Study, asks: Sequence[Ask]) -> dict[str, Any]:
     """`wanted` for a row of a study that is asked in these ways."""
-    return wanted((*study.metrics, *study.tests), study.ks, asks)
+    return wanted((*study.metrics, *study.tests), study.ks, asks, study.category)
 
 
 def perform(job: Job, study: Study, folder: Path, *, device: str = "auto", tell: Tell | None = None) -> None:
@@ -119,7 +124,10 @@ def measure(
     run: Run, split: Split, what: Mapping[str, Any], *, device: str = "auto"
 ) -> tuple[list[dict[str, Any]], pl.DataFrame]:
     """The numbers of each ask on validation and test users, and a frame (ask, on, user, metrics) of single users."""
-    categories = ItemCategories.from_lists(run.catalogue["categories"].to_list()) if what["categories"] else None
+    categories = None
+    if what["categories"]:
+        primary = what["asks"][0].get("category", "last")
+        categories = ItemCategories.from_lists(run.catalogue["categories"].to_list(), primary)
     told, frames = [], []
     for number, ask in enumerate(what["asks"]):
         model = runs.load(run.path, set=ask["settings"], device=device) if ask["settings"] else run

@@ -7,6 +7,7 @@ attention (B, K, L)); what all of them share (selection, pruning, thinning) is i
 from diffacet.core.interests.attention import SelfAttentive, prune, select, thin
 from diffacet.core.interests.bases import STAR_HEADS, Base, extract, extract_to_train, extractor
 from diffacet.core.interests.capsules import DynamicRouting, Routing
+from diffacet.core.interests.guidance import Gem, Guidance
 from diffacet.core.interests.reattention import ReAttentive
 from diffacet.core.interests.star import StarGraph
 
@@ -14,6 +15,8 @@ __all__ = [
     "STAR_HEADS",
     "Base",
     "DynamicRouting",
+    "Gem",
+    "Guidance",
     "ReAttentive",
     "Routing",
     "SelfAttentive",

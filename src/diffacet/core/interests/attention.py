@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from diffacet.core.layers import kaiming
 
@@ -15,12 +16,13 @@ class SelfAttentive(nn.Module):
     the window's start, and says nothing of how long ago an item was (ours).
     """
 
-    def __init__(self, dim: int, interests: int, length: int, *, recency: bool = False) -> None:
-        """d, K, L; hidden width 4d."""
+    def __init__(self, dim: int, interests: int, length: int, *, recency: bool = False, bias: bool = False) -> None:
+        """d, K, L; hidden width 4d; `bias`: b_1 beside W_1, as DimeRec prints it (its b_2 cancels in the softmax)."""
         super().__init__()
         self.inner = kaiming(4 * dim, dim)  # W_1
         self.outer = kaiming(interests, 4 * dim)  # W_2
         self.position = kaiming(1, length, dim)  # P, whose fan-in is L * d
+        self.bias = nn.Parameter(torch.zeros(4 * dim)) if bias else None  # b_1
         self.recency = nn.Parameter(torch.zeros(length, interests)) if recency else None
 
     def forward(self, embedded: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,12 +34,16 @@ class SelfAttentive(nn.Module):
         real = mask.nonzero(as_tuple=True)
         # Only real positions are computed: a training history fills less than a third of its window.
         packed = embedded[real] + self.position[0, real[1]]  # (n, d)
-        logits = torch.tanh(packed @ self.inner.T) @ self.outer.T  # (n, K)
+        logits = self._logits(packed)  # (n, K)
         if self.recency is not None:
             newest = (mask * torch.arange(mask.shape[1], device=mask.device)).amax(-1)  # (B,)
             logits = logits + self.recency[newest[real[0]] - real[1]]
         attention = over_history(logits, mask, real)
         return attention @ embedded, attention
+
+    def _logits(self, placed: Tensor) -> Tensor:
+        """(..., d) items with their positions -> (..., K)."""
+        return torch.tanh(functional.linear(placed, self.inner, self.bias)) @ self.outer.T
 
     def prefixes(self, embedded: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """What `forward` gives for every prefix of the history at once.
@@ -46,7 +52,7 @@ class SelfAttentive(nn.Module):
         The logit of an item does not depend on the others, so only the softmax is taken anew for each prefix.
         Ages count from position n, also where the mask leaves it out; `forward` counts from the newest that is there.
         """
-        logits = torch.tanh((embedded + self.position[:, : embedded.shape[1]]) @ self.inner.T) @ self.outer.T
+        logits = self._logits(embedded + self.position[:, : embedded.shape[1]])
         age = torch.arange(embedded.shape[1], device=embedded.device)
         age = age[:, None] - age  # (L, L): of an item, in the prefix that ends at a position
         seen = (age >= 0) & mask[:, None, :]  # (B, L, L)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from diffacet.data.formats import amazon, generic, gowalla, kuairec, movielens, yelp, yoochoose
+from diffacet.data.formats import amazon, dreamrec, generic, gowalla, kuairec, movielens, yelp, yoochoose
 from diffacet.data.formats.assemble import assemble
 from diffacet.data.formats.raw import bare, first_line, kind, listing
 from diffacet.data.formats.source import Names, RawLog, Source
@@ -24,6 +24,7 @@ FORMATS: dict[str, Callable[[Sequence[Path]], Source]] = {
     "yelp": yelp.source,
     "yoochoose": yoochoose.source,
     "kuairec": kuairec.source,
+    "dreamrec": dreamrec.source,
 }
 _ITEM_FILES = re.compile(r"meta_.*|u\.item|movies\.(dat|csv)|.*business.*\.json|item_categories\.csv|.*\.item")
 
@@ -50,8 +51,10 @@ def read_raw(
 def sniff(paths: Sequence[Path]) -> str:
     """The format of `paths`, by file names and first lines, never "auto"; raises BadLog when they are of several."""
     files = listing(paths)
+    named = {bare(f) for f in files}
+    if named & {*dreamrec.FILES}:
+        return "dreamrec"
     if any(path.is_dir() for path in paths):
-        named = {bare(f) for f in files}
         if named & set(kuairec.LOGS):
             return "kuairec"
         if named & {"u.data", "ratings.dat"} or {"ratings.csv", "movies.csv"} <= named:

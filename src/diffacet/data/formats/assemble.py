@@ -43,9 +43,12 @@ def assemble(source: Source, names: Names, items: Path | None, format: str) -> R
     series = [user.alias("user_id"), item.alias("item_id"), timestamp.alias("timestamp")]
     if parts[0].rating is not None:
         series.append(pl.concat([part.rating for part in parts if part.rating is not None]).alias("rating"))
+    if source.parts is not None:
+        series.append(source.parts.alias("part"))
     log = pl.DataFrame(series)
     files = [str(table.path) for table in source.tables] + ([str(described.path)] if described else [])
-    return RawLog(log, frame, tuple(files), format, log.height, tuple(notes + note + more))
+    told, whole = tuple(notes + note + more), source.catalogue and items is None
+    return RawLog(log, frame, tuple(files), format, log.height, told, whole)
 
 
 def _chosen_note(found: Names, given: Names) -> list[str]:

@@ -15,13 +15,14 @@ class RawLog:
     Attributes:
         frame: `user_id` and `item_id` (each Int64 when all its values are whole numbers in plain form, else String),
             `timestamp` (Int64: seconds since 1970 in UTC, or what `notes` says: milliseconds, positions) and, where
-            the source has ratings, `rating` (Float64).
+            the source has ratings, `rating` (Float64), where it is split, `part` (String: train, valid or test).
         items: one row per described item: `item_id` (dtype as in `frame`), where known `title` (String) and
             `categories` (List of String); None when no item file was read.
         files: the files that were read, in order.
         format: the format they were read as, never "auto".
         rows: the number of rows of `frame`.
         notes: what was decided while reading, in words.
+        catalogue: `items` are all items that there are, in their order, and not only descriptions.
     """
 
     frame: pl.DataFrame
@@ -30,6 +31,7 @@ class RawLog:
     format: str
     rows: int
     notes: tuple[str, ...]
+    catalogue: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class Source:
         items: reads the item descriptions that lie beside the log; None: there are none.
         notes: what was decided while choosing files.
         drop_timeless: rows without a time are a known gap of this data set: they are dropped and counted.
+        parts: where the files are a split, the part of each of their rows, one after another.
+        catalogue: the items that lie beside the log are all that there are, in their order.
     """
 
     tables: tuple[Table, ...]
@@ -94,3 +98,5 @@ class Source:
     items: Callable[[], Items] | None = None
     notes: tuple[str, ...] = ()
     drop_timeless: bool = False
+    parts: pl.Series | None = None
+    catalogue: bool = False

@@ -1,33 +1,31 @@
-"""The diffusion core that every model shares: schedules, forward noising, posterior, samplers.
+"""Schedules: how much noise each step of a chain of T steps adds.
 
-Steps are the papers' own: t = 1..T, and index 0 of every table is the clean end (alpha_bar_0 = 1).
-Tables are float64; a coefficient is gathered in float64 and cast to the dtype of x, since
-1 - alpha_bar near 1e-4 loses digits in a float32 cumulative product. Noise is given, never drawn.
-Symbols: x0 clean, xt at step t, alpha_bar the cumulative signal, beta the variance of one step.
-Sources: Ho et al., "Denoising Diffusion Probabilistic Models", NeurIPS 2020 (DDPM); Song et al.,
-"Denoising Diffusion Implicit Models", ICLR 2021 (DDIM); Nichol and Dhariwal, "Improved DDPM", ICML 2021;
-Wang et al., "Diffusion Recommender Model", SIGIR 2023 (DiffRec) and its code.
+Steps are the papers' own: t = 1..T, and index 0 of every table is the clean end (alpha_bar_0 = 1). Tables are
+float64; a coefficient is gathered in float64 and cast to the dtype of x, since 1 - alpha_bar near 1e-4 loses digits
+in a float32 cumulative product. Two lines of work name theirs: `named` has DiffRec's, with a scale and bounds,
+`published` those of the sequential line, which the number of steps alone determines.
+Sources: Ho et al., "Denoising Diffusion Probabilistic Models", NeurIPS 2020 (DDPM); Nichol and Dhariwal, "Improved
+DDPM", ICML 2021; Wang et al., "Diffusion Recommender Model", SIGIR 2023 (DiffRec); Yang et al., "Generate What You
+Prefer", NeurIPS 2023 (DreamRec); Li et al., "DiffuRec", TOIS 2023; and the code of the last three.
 """
 
 import math
 from collections.abc import Callable
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffacet import seeds
 from diffacet.errors import BadSetting
-
-Denoise = Callable[[Tensor, Tensor], Tensor]
-"""(x_t (B, ..., d), t (B,) int64) -> estimate of x_0 (B, ..., d). Wrap a noise-predicting network by `x0_from_eps`."""
 
 Kind = Literal["linear-var", "linear", "cosine", "binomial"]
 """How the noise of DiffRec grows with the step; see `named`."""
 
-NOISE_BLOCK = 1024
-"""Cases whose starting noise comes from one stream."""
+Published = Literal["linear", "linear-scaled", "exp", "cosine", "sqrt", "trunc-lin"]
+"""Schedules of the sequential line, which have no setting but T; see `published`."""
+
+MAX_BETA = 0.999
+"""The most that a step takes away where a published formula says 1 or more."""
 
 
 class Schedule(nn.Module):
@@ -71,7 +69,9 @@ class Schedule(nn.Module):
         zero = torch.zeros(1, dtype=torch.float64)
         self.register_buffer("beta", torch.cat([zero, beta]), persistent=False)
         self.register_buffer("noise_level", torch.cat([zero, noise_level]), persistent=False)
-        self.register_buffer("alpha_bar", 1.0 - self.noise_level, persistent=False)
+        # Each end by what keeps its digits: 1 - noise_level is exact near 1, and only rounding of it is left near 0.
+        signal = torch.where(self.noise_level < 0.5, 1.0 - self.noise_level, (1.0 - self.beta).cumprod(0))
+        self.register_buffer("alpha_bar", signal, persistent=False)
 
     @property
     def steps(self) -> int:
@@ -144,11 +144,14 @@ def linear_beta(steps: int, scale: float, low: float, high: float) -> Schedule:
     return Schedule(_ramp(steps, scale, low, high))
 
 
-def cosine(steps: int, offset: float = 0.008, max_beta: float = 0.999) -> Schedule:
-    """alpha_bar(t) = cos^2((t/T + offset)/(1 + offset) * pi/2), normalised at 0 (Improved DDPM, Eq. 17)."""
+def cosine(steps: int, offset: float = 0.008, max_beta: float = MAX_BETA, min_beta: float = 0.0) -> Schedule:
+    """alpha_bar(t) = cos^2((t/T + offset)/(1 + offset) * pi/2), normalised at 0 (Improved DDPM, Eq. 17).
+
+    Then every beta is brought into [min_beta, max_beta].
+    """
     t = torch.arange(_counted(steps) + 1, dtype=torch.float64) / steps
     signal = torch.cos((t + offset) / (1 + offset) * math.pi / 2) ** 2
-    return Schedule((1 - signal[1:] / signal[:-1]).clamp(max=max_beta))
+    return Schedule((1 - signal[1:] / signal[:-1]).clamp(min_beta, max_beta))
 
 
 def binomial(steps: int) -> Schedule:
@@ -199,78 +202,37 @@ def named(kind: Kind, steps: int, scale: float, low: float, high: float, first_b
     return schedule if first_beta is None else with_first_beta(schedule, first_beta)
 
 
-def forward_noise(x0: Tensor, t: Tensor, noise: Tensor, schedule: Schedule) -> Tensor:
-    """x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) noise (DDPM Eq. 4; DMI Eq. 7).
+def published(kind: Published, steps: int) -> Schedule:
+    """The schedule that a paper of the sequential line names, for T = `steps`.
 
-    x0 and noise (B, ..., d); t (B,) int64 in 0..T, where 0 gives x0 back.
+    linear: beta from 1e-4 to 0.02 whatever T, as in DDPM, whose T is 1000: fewer steps leave signal at the end.
+    linear-scaled: both ends times 1000 / T, at most 0.999. exp (DreamRec): beta_t = 1 - exp(-0.1/T - 9.9 y_t/(2 T^2)),
+    y = T points evenly from 1 to 2T + 1. cosine: Improved DDPM's, beta within [1e-4, 0.999]. sqrt (Diffusion-LM, in
+    DreamRec's code): alpha_bar(t) = 1 - sqrt(t/T + 1e-4), normalised at 0, beta at most 0.999. trunc-lin (DiffuRec):
+    beta from 1e-4 * 1000/T + 0.01 to 0.02 * 1000/T + 0.01, and to 0.001 * 1000/T + 0.01 where that end exceeds 1.
+
+    Raises:
+        BadSetting: when T < 1.
     """
-    signal = schedule.at(schedule.alpha_bar.sqrt(), t, x0)
-    return signal * x0 + schedule.at(schedule.noise_level.sqrt(), t, x0) * noise
-
-
-def posterior_tables(schedule: Schedule) -> tuple[Tensor, Tensor, Tensor]:
-    """(of x_t, of x_0, variance), each (T + 1,) float64: the coefficients of q(x_{t-1} | x_t, x_0); entry 0 is unused.
-
-    of x_t = sqrt(alpha_t) (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t), of x_0 = sqrt(alpha_bar_{t-1}) beta_t /
-    (1 - alpha_bar_t), variance = beta_t (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t) (DDPM Eq. 7). At t = 1 they
-    are 0, 1, 0 exactly, because alpha_bar_0 = 1; so they are at every step of a chain without noise.
-    """
-    beta, level = schedule.beta[1:], schedule.noise_level[1:]
-    before, signal_before = schedule.noise_level[:-1], schedule.alpha_bar[:-1]
-    # Without noise x_{t-1} is x_0, as at t = 1: a share 1 / 1 of it instead of 0 / 0.
-    beta_or_all, level = beta.masked_fill(level == 0, 1.0), level.masked_fill(level == 0, 1.0)
-    of_xt = (1 - beta).sqrt() * before / level
-    of_x0 = signal_before.sqrt() * (beta_or_all / level)
-    variance = beta * before / level
-    head = torch.zeros(1, dtype=torch.float64, device=beta.device)
-    return torch.cat([head, of_xt]), torch.cat([head, of_x0]), torch.cat([head, variance])
-
-
-def posterior(x0: Tensor, xt: Tensor, t: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
-    """Mean (B, ..., d) and variance (B, 1, ..., 1) of q(x_{t-1} | x_t, x_0) (DDPM Eq. 6-7; DMI Eq. 9).
-
-    At t = 1 the mean is x0 bit for bit and the variance 0.
-    """
-    of_xt, of_x0, variance = posterior_tables(schedule)
-    mean = schedule.at(of_x0, t, x0) * x0 + schedule.at(of_xt, t, xt) * xt
-    return mean, schedule.at(variance, t, x0)
-
-
-def eps_from_x0(xt: Tensor, x0: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
-    """The noise that x_t holds if its clean vector is x0; (B, ..., d). t in 1..T. 0 in a chain without noise."""
-    signal = schedule.at(schedule.alpha_bar.sqrt(), t, xt)
-    deviation = schedule.noise_level.sqrt().masked_fill(schedule.noise_level == 0, math.inf)
-    return (xt - signal * x0) / schedule.at(deviation, t, xt)
-
-
-def x0_from_eps(predict_noise: Denoise, schedule: Schedule) -> Denoise:
-    """A denoiser out of a network that predicts noise: x0 = (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t)."""
-
-    def denoise(xt: Tensor, t: Tensor) -> Tensor:
-        noise = schedule.at(schedule.noise_level.sqrt(), t, xt) * predict_noise(xt, t)
-        return (xt - noise) / schedule.at(schedule.alpha_bar.sqrt(), t, xt)
-
-    return denoise
-
-
-def ancestral(denoise: Denoise, x: Tensor, schedule: Schedule, *, noise: Tensor | None = None) -> Tensor:
-    """Walk x_T (B, ..., d) down to x_0 by the posterior of every step (DDPM Algorithm 2; DMI Eq. 9-10).
-
-    noise (T, B, ..., d): entry t - 1 is scaled by the posterior's deviation and added at step t, which is nothing at
-    step 1; None takes the mean. Since the mean at t = 1 is the last estimate, the answer is what `denoise` says there.
-    """
-    of_xt, of_x0, variance = posterior_tables(schedule)
-    for step in range(schedule.steps, 0, -1):
-        t = torch.full((len(x),), step, dtype=torch.int64, device=x.device)
-        estimate = denoise(x, t)
-        # The same formula as `posterior`, whose tables are built once for the whole walk.
-        mean = schedule.at(of_x0, t, x) * estimate + schedule.at(of_xt, t, x) * x
-        x = mean if noise is None else mean + schedule.at(variance.sqrt(), t, x) * noise[step - 1]
-    return x
+    scale = 1000 / _counted(steps)
+    if kind == "linear":
+        return linear_beta(steps, 1.0, 1e-4, 0.02)
+    if kind == "linear-scaled":
+        return Schedule(_ramp(steps, scale, 1e-4, 0.02).clamp(max=MAX_BETA))
+    if kind == "cosine":
+        return cosine(steps, min_beta=1e-4)
+    if kind == "exp":
+        y = torch.linspace(1, 2 * steps + 1, steps, dtype=torch.float64)
+        return Schedule(-torch.expm1(-0.1 / steps - 9.9 * y / (2 * steps**2)))
+    if kind == "sqrt":
+        signal = 1 - (torch.arange(steps + 1, dtype=torch.float64) / steps + 1e-4).sqrt()
+        return Schedule((1 - signal[1:] / signal[:-1]).clamp(max=MAX_BETA))
+    first, last = 1e-4 * scale + 0.01, 0.02 * scale + 0.01
+    return Schedule(torch.linspace(first, 0.001 * scale + 0.01 if last > 1 else last, steps, dtype=torch.float64))
 
 
 def ddim_steps(total: int, used: int) -> list[int]:
-    """The `used` steps of 1..`total` that DDIM visits, ascending; both ends are there from two steps on.
+    """The `used` steps of 1..`total` that a shorter walk visits, ascending; both ends are there from two steps on.
 
     tau_i = 1 + floor(((i-1)(T-1) + floor((S-1)/2)) / (S-1)), i = 1..S; S = 1 takes {T}.
 
@@ -278,59 +240,27 @@ def ddim_steps(total: int, used: int) -> list[int]:
         BadSetting: unless 1 <= used <= total.
     """
     if not 1 <= used <= total:
-        raise BadSetting(f"DDIM takes between 1 and T = {total} steps; got {used}")
+        raise BadSetting(f"a walk takes between 1 and T = {total} steps; got {used}")
     if used == 1:
         return [total]
     return [1 + (i * (total - 1) + (used - 1) // 2) // (used - 1) for i in range(used)]
 
 
-def ddim(
-    denoise: Denoise, x: Tensor, schedule: Schedule, steps: int, *, eta: float = 0.0, noise: Tensor | None = None
-) -> Tensor:
-    """Walk x_T (B, ..., d) down to x_0 in `steps` <= T strides (DDIM Eq. 12).
+def respaced(schedule: Schedule, used: int) -> tuple[Schedule, list[int]]:
+    """The chain that visits only `used` of the T steps, and which they are, ascending (Improved DDPM, Sec. 4).
 
-    eta = 0 is deterministic; eta = 1 has DDPM's variance and needs noise (T, B, ..., d), of which entry
-    t - 1 is used at step t.
+    Its step i has the alpha_bar of the visited step tau_i, hence beta_i = 1 - alpha_bar(tau_i) / alpha_bar(tau_{i-1}).
+    A denoiser that knows the full chain is told tau_i. All T steps give the chain itself back.
+
+    Raises:
+        BadSetting: unless 1 <= used <= T.
     """
-    if eta > 0 and noise is None:
-        raise BadSetting("ddim with eta > 0 needs noise of shape (T, B, ..., d); pass noise=, or eta=0")
-    level, signal = schedule.noise_level.tolist(), schedule.alpha_bar.tolist()
-    visited = ddim_steps(schedule.steps, steps)
-    for step, earlier in zip(reversed(visited), [*reversed(visited[:-1]), 0], strict=True):
-        t = torch.full((len(x),), step, dtype=torch.int64, device=x.device)
-        estimate = denoise(x, t)
-        if earlier == 0:
-            return estimate
-        eps = eps_from_x0(x, estimate, t, schedule)
-        spread = eta * math.sqrt(level[earlier] / (level[step] or 1.0) * (1 - signal[step] / signal[earlier]))
-        x = math.sqrt(signal[earlier]) * estimate + math.sqrt(level[earlier] - spread**2) * eps
-        if noise is not None and spread > 0:
-            x = x + spread * noise[step - 1]
-    return x
-
-
-def sample(denoise: Denoise, x: Tensor, schedule: Schedule, steps: int | None) -> Tensor:
-    """The deterministic walk that models infer with: all T steps by the posterior mean for None, else DDIM."""
-    return ancestral(denoise, x, schedule) if steps is None else ddim(denoise, x, schedule, steps)
-
-
-def case_noise(case: Tensor, shape: tuple[int, ...], seed: int) -> Tensor:
-    """(B, *shape) float32 standard normal; row b depends on (case[b], seed, shape) only, on any device.
-
-    Cases share streams in blocks of 1,024, so a batch of neighbours costs one draw and one case a short one.
-    """
-    cases = case.cpu().numpy()
-    noise = np.empty((len(cases), *shape), np.float32)
-    for block in np.unique(cases // NOISE_BLOCK).tolist():
-        inside = cases // NOISE_BLOCK == block
-        rows = cases[inside] % NOISE_BLOCK
-        # A generator fills row by row, so the first rows of a block do not depend on how many are drawn.
-        drawn = seeds.stream(seed, "noise", int(block)).standard_normal((rows.max() + 1, *shape), np.float32)
-        noise[inside] = drawn[rows]
-    return torch.from_numpy(noise).to(case.device)
-
-
-def signal_to_noise(x0: Tensor, schedule: Schedule) -> Tensor:
-    """alpha_bar_T * mean(x0^2) / (1 - alpha_bar_T): what is left of x0 at the noisiest step; a scalar."""
-    ratio = schedule.alpha_bar[-1] / schedule.noise_level[-1]
-    return (ratio * x0.double().square().mean()).to(x0.dtype)
+    visited = ddim_steps(schedule.steps, used)
+    if used == schedule.steps:
+        return schedule, visited
+    full, beta, before = schedule.beta.cpu(), [], 0
+    for step in visited:
+        # What the steps in between add up to; a quotient of alpha_bars has no digits where they are tiny.
+        beta.append(Schedule(full[before + 1 : step + 1]).noise_level[-1])
+        before = step
+    return Schedule(torch.stack(beta), schedule.noise_level[visited].cpu()).to(schedule.beta.device), visited
