@@ -177,6 +177,44 @@ def test_heads_divide_the_width():
         CausalTransformer(8, L, heads=3)
 
 
+@pytest.mark.parametrize("layers", [0, 1, 2])
+@ALL
+def test_last_is_the_last_state(norm, layers):
+    model, x = encoder(norm, layers=layers), embedded()
+    holes = torch.tensor([[True, False, True, True, False, False]] * len(MASK))
+    for mask in (MASK, MASK[1:], MASK[3:], holes):  # MASK[1:] has columns that no history uses
+        full, short = x[-len(mask) :].clone().requires_grad_(), x[-len(mask) :].clone().requires_grad_()
+        expected, found = last_state(model(full, mask), mask), model.last(short, mask)
+        assert torch.allclose(found, expected, atol=1e-12)
+        assert not found[~mask.any(1)].any()
+        gradients = []
+        for state, own in ((expected, full), (found, short)):
+            model.zero_grad()
+            (state * torch.arange(1.0, D + 1)).square().sum().backward()
+            named = model.named_parameters()
+            gradients.append({"x": own.grad} | {name: p.grad for name, p in named if p.grad is not None})
+        for name, gradient in gradients[1].items():
+            assert torch.allclose(gradient, gradients[0][name], atol=1e-9), name
+        assert all(not gradients[0][name].any() for name in gradients[0].keys() - gradients[1].keys())
+
+
+@ALL
+def test_last_in_single_precision(norm):
+    model, x = encoder(norm).float(), embedded().float()
+    assert torch.allclose(model.last(x, MASK), last_state(model(x, MASK), MASK), atol=1e-5)
+
+
+def test_dropout_of_last_follows_the_law_of_the_last_state():
+    model, x = encoder(dropout=0.5, layers=1).train(), embedded()[:1].expand(20_000, -1, -1)
+    mask = MASK[:1].expand(20_000, -1)
+    with torch.no_grad():
+        states, lasts = last_state(model(x, mask), mask), model.last(x, mask)
+    assert not torch.equal(states, lasts)
+    deviation = states.std(0)
+    assert ((states.mean(0) - lasts.mean(0)).abs() < 6 * deviation * math.sqrt(2 / 20_000)).all()
+    assert torch.allclose(deviation, lasts.std(0), rtol=0.05)
+
+
 def test_the_last_state_is_that_of_the_last_real_position():
     x = normal(5, L, D)
     mask = torch.cat([MASK, torch.tensor([[True, False, True, False, True, False]])])

@@ -92,7 +92,7 @@ def test_the_user_is_the_state_at_the_last_item():
     states = model.encoder(model.items(history.items), history.mask)
     users = model.interests(history)
     for user, state, row in zip(users, states, [*ROWS[1:], []], strict=True):
-        assert torch.equal(user[0], state[len(row) - 1] if row else torch.zeros(D, dtype=torch.float64))
+        assert torch.allclose(user[0], state[len(row) - 1] if row else torch.zeros(D, dtype=torch.float64), atol=1e-12)
 
 
 def test_of_a_long_history_the_latest_items_count():

@@ -98,15 +98,16 @@ def test_diversify_limits():
             diversify(scores, categories, 3, kappa)
 
 
-@pytest.mark.parametrize("levels", [2, 7])
-def test_unseen_is_exact_with_ties(levels):
-    vectors, interests = whole(N, 3, high=levels - 3), whole(5, 2, 3, seed=1)
+@pytest.mark.parametrize("k", [12, N, N + 5])
+def test_unseen_is_top_k_where_the_index_finds_all(k):
+    vectors, interests = torch.arange(1.0, N + 1).square().unsqueeze(1), torch.tensor([1.0, -2.0]).expand(5, 2)
     banned = torch.randint(0, N + 1, (5, 9), generator=torch.Generator().manual_seed(2))
-    scores, numbers = unseen(Index.build(vectors.numpy()), interests.numpy(), banned.numpy(), 12)
-    catalogue = torch.cat((torch.zeros(1, 3), vectors))
-    ranked = top_k(interests.view(10, 1, 3), catalogue, 12, exclude=banned.repeat_interleave(2, 0))
-    np.testing.assert_array_equal(numbers.reshape(10, 12), ranked.items)
-    np.testing.assert_array_equal(scores.reshape(10, 12), ranked.scores)
+    banned[0], banned[1, 1:] = 0, banned[1, 0]  # none, and one many times
+    scores, numbers = unseen(Index.build(vectors.numpy()), interests.unsqueeze(-1).numpy(), banned.numpy(), k)
+    catalogue = torch.cat((torch.zeros(1, 1), vectors))
+    ranked = top_k(interests.reshape(10, 1, 1), catalogue, k, exclude=banned.repeat_interleave(2, 0))
+    np.testing.assert_array_equal(numbers.reshape(10, k), ranked.items)
+    np.testing.assert_array_equal(scores.reshape(10, k), ranked.scores)
 
 
 class Vectors(nn.Module):
@@ -224,6 +225,24 @@ def test_titles_and_unknown_ids():
     assert got.item_id.dtype == pl.Int64
     assert got.item_id.to_list() == service.recommend([1005, 1006], 5).item_id.to_list()
     assert recommender().recommend(ids(1), 3).titles is None
+    many = service.recommend_many([[1005, "1006", 7, "x", 7], [1001], list(range(1002, 1001 + N)), ["y", 1300]], 5)
+    assert [len(answer) for answer in many] == [5, 5, 1, 5]
+    assert [answer.unknown for answer in many] == [[7, "x"], [], [], ["y"]]
+    assert many[0].item_id.to_list() == got.item_id.to_list()
+    assert many[2].item_id.to_list() == [1001]
+    for answer in many:
+        assert answer.titles.to_list() == [f"title of {item}" for item in answer.item_id]
+
+
+def test_the_exact_pool_of_diversity_holds_the_best_of_each_interest():
+    service, k, given = recommender(categories=ItemCategories.from_lists([["a"]] * N)), 12, [5, 6]
+    got = service.recommend(ids(*given), 3 * k, diversity=1e-9)
+    own, model = service.recommend(ids(*given), k, diversity=1e-9), Vectors()
+    each = top_k(torch.from_numpy(got.interests).unsqueeze(1), model.catalogue(), k, exclude=torch.tensor([given] * 3))
+    best = merge(each.scores.numpy(), each.items.numpy(), k)  # of one category: diversity changes nothing
+    assert own.item_id.to_list() == ids(*best[1])
+    np.testing.assert_array_equal(own.score, best[0])
+    np.testing.assert_array_equal(own.interest, best[2])
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivf"])
@@ -234,6 +253,17 @@ def test_other_indexes(kind):
     assert near.score.sum() >= 0.9 * exact.score.sum() > 0
     built = Index.build(Vectors().table.weight[1:].detach().numpy())
     assert recommender(index=built).recommend(ids(5, 6)).item_id.to_list() == exact.item_id.to_list()
+
+
+def test_an_exact_index_that_is_given_counts():
+    vectors = Vectors().table.weight.detach()
+    got = recommender(index=Index.build(vectors[1:].flip(0).numpy())).recommend(ids(5, 6), 20, exclude_seen=False)
+    same = recommender().recommend(ids(5, 6), N, exclude_seen=False)
+    where = dict(zip(same.item_id, same.score, strict=True))
+    assert got.score.tolist() == sorted(where.values(), reverse=True)[:20]
+    assert got.score.tolist() == [where[f"i{N + 1 - int(item[1:])}"] for item in got.item_id]
+    with pytest.raises(BadRun, match="vectors are 4 wide, those of the index 3"):
+        recommender(index=Index.build(vectors[1:, :3].numpy())).recommend(ids(5, 6))
 
 
 def test_refusals():
@@ -257,6 +287,10 @@ def test_refusals():
         service.recommend_many([ids(1), list(range(8))])
     with pytest.raises(BadSetting, match="unknown index kind"):
         recommender(index="flat")
+    broken = Vectors()
+    broken.table.weight.data[7] = math.inf
+    with pytest.raises(BadSetting, match="an item vector is not finite"):
+        recommender(broken)
     with pytest.raises(BadSetting, match="length"):
         Recommender(Vectors(), IDS, length=-1)
 

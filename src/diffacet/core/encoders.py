@@ -65,15 +65,32 @@ class CausalTransformer(nn.Module):
 
         L is at most the `length` of the constructor.
         """
-        x = embedded * self.scale + self.position[: embedded.shape[1]]
-        if self.first:
-            x = self.norm(x)
-        x = functional.dropout(x, self.dropout, self.training)
+        x = self._start(embedded)
         for block in self.blocks:
             x = block(x)
-        if not self.first:
-            x = self.norm(x)
-        return x.masked_fill(~mask.unsqueeze(-1), 0.0)
+        return self._end(x).masked_fill(~mask.unsqueeze(-1), 0.0)
+
+    def last(self, embedded: Tensor, mask: Tensor) -> Tensor:
+        """What `last_state` takes out of `forward`, (B, d), without the last block's other states.
+
+        In training mode dropout draws less than in `forward`: the same law, other numbers.
+        """
+        if mask.device.type == "cpu":  # elsewhere the width would have to be waited for
+            width = mask.shape[1] - int(mask.any(0).flip(0).int().argmax())  # whole where all histories are empty
+            embedded, mask = embedded[:, :width], mask[:, :width]
+        x = self._start(embedded)
+        for block in self.blocks[:-1]:
+            x = block(x)
+        at = last_position(mask)
+        x = self.blocks[-1](x, at) if len(self.blocks) else _taken(x, at)
+        return self._end(x).masked_fill(~mask.any(1, keepdim=True), 0.0)
+
+    def _start(self, embedded: Tensor) -> Tensor:
+        x = embedded * self.scale + self.position[: embedded.shape[1]]
+        return functional.dropout(self.norm(x) if self.first else x, self.dropout, self.training)
+
+    def _end(self, x: Tensor) -> Tensor:
+        return x if self.first else self.norm(x)
 
 
 class Block(nn.Module):
@@ -103,18 +120,38 @@ class Block(nn.Module):
             nn.init.xavier_uniform_(self.out.weight)
             nn.init.zeros_(self.out.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, L, d) -> (B, L, d)."""
+    def forward(self, x: Tensor, position: Tensor | None = None) -> Tensor:
+        """(B, L, d) -> (B, L, d); with positions (B,), what it gives there and nothing elsewhere, (B, d)."""
+        own = x if position is None else _taken(x, position)
+        source = self.norm_attention(x) if self.kind == "pre" else x
         if self.kind == "original":
-            normed = self.norm_attention(x)
-            y = self.norm_feed(normed + self._dropped(self._attended(normed, x)))
+            asking = self.norm_attention(own)
+        else:
+            asking = source if position is None else _taken(source, position)
+        read = self._attended(asking, source) if position is None else self._attended_at(asking, source, position)
+        if self.kind == "original":
+            y = self.norm_feed(asking + self._dropped(read))
             return y + self._fed(y)
+        y = own + self._dropped(read)
         if self.kind == "pre":
-            normed = self.norm_attention(x)
-            y = x + self._dropped(self._attended(normed, normed))
             return y + self._fed(self.norm_feed(y))
-        y = self.norm_attention(x + self._dropped(self._attended(x, x)))
+        y = self.norm_attention(y)
         return self.norm_feed(y + self._fed(y))
+
+    def _attended_at(self, queries: Tensor, x: Tensor, position: Tensor) -> Tensor:
+        """One query a row, (B, d), over x (B, L, d) up to its position -> (B, d).
+
+        q . (W_K x_j) = (W_K^T q) . x_j, and the sum of a_j W_V x_j is W_V times that of a_j x_j: keys and values of
+        all positions are never computed.
+        """
+        B, L, d = x.shape
+        keys, values = self.memory.weight.view(2, self.heads, -1, d)  # each (heads, d / heads, d)
+        query = self.query(queries).view(B, self.heads, d // self.heads)
+        asked = torch.einsum("bhw,hwd->bhd", query, keys) / math.sqrt(query.shape[-1])
+        behind = torch.arange(L, device=x.device) > position.unsqueeze(1)  # (B, L)
+        logits = (asked @ x.transpose(1, 2)).masked_fill(behind.unsqueeze(1), -math.inf)  # (B, heads, L)
+        joined = torch.einsum("bhd,hwd->bhw", logits.softmax(-1) @ x, values).flatten(1)
+        return joined if self.out is None else self.out(joined)
 
     def _attended(self, queries: Tensor, x: Tensor) -> Tensor:
         B, L, d = x.shape
@@ -140,7 +177,14 @@ def last_state(states: Tensor, mask: Tensor) -> Tensor:
 
     Positions may be masked anywhere, not only at the end.
     """
-    position = torch.arange(mask.shape[1], device=mask.device)
-    last = (mask * position).argmax(1)  # (B,), 0 where nothing is real
-    found = states[torch.arange(len(states), device=states.device), last]
-    return found.masked_fill(~mask.any(1, keepdim=True), 0.0)
+    return _taken(states, last_position(mask)).masked_fill(~mask.any(1, keepdim=True), 0.0)
+
+
+def last_position(mask: Tensor) -> Tensor:
+    """(B, L) mask -> (B,) the last real position, 0 where there is none."""
+    return (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(1)
+
+
+def _taken(x: Tensor, position: Tensor) -> Tensor:
+    """(B, L, d) and positions (B,) -> (B, d)."""
+    return x[torch.arange(len(x), device=x.device), position]

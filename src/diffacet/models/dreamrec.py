@@ -21,7 +21,7 @@ from diffacet import seeds
 from diffacet.core import diffusion, objectives, protocols
 from diffacet.core.batch import Histories, SequenceBatch
 from diffacet.core.contract import INFERENCE, STRICT, Card, Facts, Preset, Search
-from diffacet.core.encoders import CausalTransformer, last_state
+from diffacet.core.encoders import CausalTransformer
 from diffacet.core.layers import ItemTable, linear
 from diffacet.core.papers import DREAMREC
 from diffacet.errors import BadSetting
@@ -125,7 +125,7 @@ class DreamRec(nn.Module):
 
     def encode(self, embedded: Tensor, mask: Tensor) -> Tensor:
         """(B, L, d) and its mask -> c (B, d), the state at the last item; 0 without any."""
-        return last_state(self.encoder(embedded, mask), mask)
+        return self.encoder.last(embedded, mask)
 
     def loss(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Mean over pairs and coordinates of (e_a - x_0)^2; nothing is detached, so items move towards estimates."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from diffacet.core import objectives, protocols
 from diffacet.core.batch import Histories, PositionBatch, SequenceBatch
 from diffacet.core.contract import STRICT, Card, Facts, Preset, Search
-from diffacet.core.encoders import Activation, CausalTransformer, Norm, last_state
+from diffacet.core.encoders import Activation, CausalTransformer, Norm
 from diffacet.core.layers import ItemTable
 from diffacet.core.papers import SASREC
 from diffacet.errors import BadSetting
@@ -83,15 +83,16 @@ class SASRec(nn.Module):
     def loss(self, batch: PositionBatch | SequenceBatch) -> dict[str, Tensor]:
         """The next item from the state before it: at every position of a window, or at the end of a history."""
         embedded, target, negatives = self.items.rows(batch.history.items, batch.target, batch.negatives)
-        states, mask = self.encoder(embedded, batch.history.mask), batch.history.mask
-        user = states[batch.row, batch.position] if isinstance(batch, PositionBatch) else last_state(states, mask)
+        if isinstance(batch, PositionBatch):
+            user = self.encoder(embedded, batch.history.mask)[batch.row, batch.position]
+        else:
+            user = self.encoder.last(embedded, batch.history.mask)
         objective = objectives.sampled_softmax if self.config.objective == "softmax" else objectives.binary
         return {self.config.objective: objective(user, target, negatives, batch)}
 
     def interests(self, history: Histories) -> Tensor:
         """The user vector as one interest, (B, 1, d); 0 for an empty history."""
-        states = self.encoder(self.items(history.items), history.mask)
-        return last_state(states, history.mask).unsqueeze(1)
+        return self.encoder.last(self.items(history.items), history.mask).unsqueeze(1)
 
     def catalogue(self) -> Tensor:
         """Item vectors (N + 1, d), row 0 being padding."""

@@ -1,6 +1,6 @@
 """Candidates with the user's own ids: a history in, a list of items out.
 
-ids -> numbers -> Histories -> interests -> Index.search for each -> seen removed -> merge | diversify -> ids
+ids -> numbers -> Histories -> interests -> top_k, or Index.search for each and merge -> diversify -> ids
 """
 
 import math
@@ -11,17 +11,20 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from torch import Tensor
+from torch.nn import functional
 
+from diffacet.arrays import distinct
 from diffacet.core.batch import Histories
 from diffacet.core.contract import Matcher, Scorer
 from diffacet.data.ids import Ids
-from diffacet.data.sequences import IntArray
+from diffacet.data.sequences import IntArray, Sequences
 from diffacet.errors import BadRun, BadSetting, UnknownItem
 from diffacet.rank.categories import ItemCategories
 from diffacet.rank.evaluate import BATCH, device_of
 from diffacet.rank.index import Index
 from diffacet.rank.merging import FloatArray, Lists, diversify, merge, unseen
-from diffacet.rank.ranking import top_k_scores
+from diffacet.rank.ranking import Ranked, top_k, top_k_scores
 
 _SINGLE_POOL = 4  # diversify's candidates are this times k where there is one list only, as with four interests
 
@@ -76,11 +79,12 @@ class Recommender:
             length: L, the most recent items of a history that the model reads; 0: all of them.
             titles: (N,) by item number, row 0 being item 1.
             categories: of the items; what `diversity` needs.
-            index: "exact", "hnsw" or "ivf", or an index that is already built; a Scorer needs none.
+            index: "exact", "hnsw" or "ivf", or an index that is already built; a Scorer needs none. Exact answers
+                are those of `ranking.top_k` over the catalogue, on the model's device.
             device: where histories go; None: the device of the model's first parameter or buffer.
 
         Raises:
-            BadSetting: an unknown kind of index, or a length below 0.
+            BadSetting: an unknown kind of index, an item vector that is not finite, or a length below 0.
             BadRun: the model's catalogue, the index or the categories have not as many items as `items`.
         """
         if length < 0:
@@ -90,16 +94,14 @@ class Recommender:
         self.device = device_of(model) if device is None else torch.device(device)
         if categories is not None and categories.n_items != len(items):
             raise BadRun(f"the categories are those of {categories.n_items} items, the data has {len(items)}")
-        self.index: Index | None = None
+        self.index: Tensor | Index | None = None
         if isinstance(model, torch.nn.Module):
             model.eval()
         if isinstance(model, Matcher):
-            if isinstance(index, str):
-                with torch.inference_mode():
-                    index = Index.build(model.catalogue()[1:].float().cpu().numpy(), index)
-            self.index = index
-            if len(index) != len(items):
-                raise BadRun(f"the model's catalogue has {len(index)} items, the data has {len(items)}")
+            self.index = _index(model, index)
+            found = len(self.index) - isinstance(self.index, Tensor)
+            if found != len(items):
+                raise BadRun(f"the model's catalogue has {found} items, the data has {len(items)}")
 
     def recommend(
         self, item_ids: Sequence[Any], k: int = 20, *, exclude_seen: bool = True, diversity: float = 0.0
@@ -143,7 +145,7 @@ class Recommender:
             answers += self._answer(known, unknown, min(k, len(self.items)), exclude_seen, diversity)
         return answers
 
-    def _numbers(self, histories: Sequence[Sequence[Any]], begin: int) -> tuple[list[IntArray], list[list[Any]]]:
+    def _numbers(self, histories: Sequence[Sequence[Any]], begin: int) -> tuple[Sequences, list[list[Any]]]:
         """The known item numbers of each history, and its unknown ids."""
         if any(isinstance(history, str | bytes) for history in histories):
             raise BadSetting("a history is a list of item ids; got one text: put it into a list")
@@ -152,51 +154,61 @@ class Recommender:
         if empty:
             raise BadSetting(f"history {empty[0]} is empty (counted from 0); give at least one item id")
         found = self.items.find([str(item) for own in ids for item in own])
-        parts = np.split(found, np.cumsum([len(own) for own in ids])[:-1])
-        unknown = []
-        for row, (own, numbers) in enumerate(zip(ids, parts, strict=True)):
-            missing = list({str(item): item for item, number in zip(own, numbers, strict=True) if number < 0}.values())
+        rows = np.repeat(np.arange(len(ids)), [len(own) for own in ids])
+        asked = Sequences.from_rows(rows, found, None, len(ids))
+        known = Sequences.from_rows(rows[found > 0], found[found > 0], None, len(ids))
+        unknown: list[list[Any]] = [[] for _ in ids]
+        for row in distinct(rows[found < 0]).tolist():
+            numbers = asked.row(row)
+            missing = {str(item): item for item, number in zip(ids[row], numbers, strict=True) if number < 0}
+            unknown[row] = list(missing.values())
             if (numbers < 0).all():
-                names = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-                raise UnknownItem(
-                    f"no item of history {begin + row} (counted from 0) is in the catalogue of {len(self.items)} items:"
-                    f" {names}; ids look like {', '.join(map(str, self.items.values.head(3)))}"
-                )
-            unknown.append(missing)
-        return [numbers[numbers > 0] for numbers in parts], unknown
+                raise UnknownItem(self._unknown(begin + row, unknown[row]))
+        return known, unknown
+
+    def _unknown(self, row: int, missing: list[Any]) -> str:
+        names = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        return (
+            f"no item of history {row} (counted from 0) is in the catalogue of {len(self.items)} items: {names};"
+            f" ids look like {', '.join(map(str, self.items.values.head(3)))}"
+        )
 
     def _answer(
-        self, known: list[IntArray], unknown: list[list[Any]], k: int, exclude_seen: bool, diversity: float
+        self, known: Sequences, unknown: list[list[Any]], k: int, exclude_seen: bool, diversity: float
     ) -> list[Candidates]:
-        # numbers[-0:] is the whole history, as a length of 0 means it.
-        read = _padded([numbers[-self.length :] for numbers in known], self.length or max(map(len, known)))
-        seen = [np.unique(numbers) if exclude_seen else numbers[:0] for numbers in known]
+        rows, longest = np.arange(len(known)), int(known.lengths().max())
         history = Histories(
-            torch.from_numpy(read), torch.full((len(known),), -1), torch.zeros(len(known), dtype=torch.int64)
+            torch.from_numpy(known.last(rows, self.length or longest)),
+            torch.full((len(known),), -1),
+            torch.zeros(len(known), dtype=torch.int64),
         ).to(self.device)
-        banned = _padded(seen, max(map(len, seen)))
-        interests = None
+        banned = known.last(rows, longest if exclude_seen else 0)
         if self.index is not None and isinstance(self.model, Matcher):
             with torch.inference_mode():
-                interests = self.model.interests(history).float().cpu().numpy()
-            lists = self._merged(self.index, interests, banned, k, diversity)
-        else:
-            lists = self._scored(history, banned, k * _SINGLE_POOL if diversity > 0 else k)
-        rows = [(lists[0][b], lists[1][b], lists[2][b]) for b in range(len(known))]
-        return [
-            self._candidates(row, k, diversity, missing, None if interests is None else interests[b])
-            for b, (row, missing) in enumerate(zip(rows, unknown, strict=True))
-        ]
+                interests = self.model.interests(history).float()
+            lists = self._matched(self.index, interests, banned, k, diversity)
+            return self._candidates(lists, k, diversity, unknown, interests.cpu().numpy())
+        lists = self._scored(history, banned, k * _SINGLE_POOL if diversity > 0 else k)
+        return self._candidates(lists, k, diversity, unknown, None)
 
-    def _merged(self, index: Index, interests: FloatArray, banned: IntArray, k: int, diversity: float) -> Lists:
+    def _matched(self, index: Tensor | Index, interests: Tensor, banned: IntArray, k: int, diversity: float) -> Lists:
         """(B, m) merged candidates of each user's vectors (B, K, d)."""
-        if not np.isfinite(interests).all():
+        if not interests.isfinite().all():
             raise BadRun("an interest is not finite: the model diverged; train it again, with a smaller lr")
-        K = interests.shape[1]
-        if diversity == 0:
-            return merge(*unseen(index, interests, banned, k), k)
-        n = min(k if K > 1 else k * _SINGLE_POOL, len(index))
-        return merge(*unseen(index, interests, banned, n), K * n)
+        K, wanted = interests.shape[1], k
+        if diversity > 0:
+            k = min(k if K > 1 else k * _SINGLE_POOL, len(self.items))
+            wanted = K * k
+        if isinstance(index, Index):
+            return merge(*unseen(index, interests.cpu().numpy(), banned, k), wanted)
+        if interests.shape[2] != index.shape[1]:
+            raise BadRun(f"the model's vectors are {interests.shape[2]} wide, those of the index {index.shape[1]}")
+        interests, out = interests.to(index.device), torch.from_numpy(banned).to(index.device)
+        if K == 1 or diversity == 0:
+            return _lists(top_k(interests, index, k, exclude=out))
+        each = top_k(interests.flatten(0, 1).unsqueeze(1), index, k, exclude=out.repeat_interleave(K, 0))
+        scores, numbers, _ = _lists(each)
+        return merge(scores.reshape(-1, K, k), numbers.reshape(-1, K, k), wanted)
 
     def _scored(self, history: Histories, banned: IntArray, k: int) -> Lists:
         """(B, m) candidates of a Scorer."""
@@ -207,23 +219,53 @@ class Recommender:
         if scores.shape[1] != len(self.items) + 1:
             raise BadRun(f"the model scores {scores.shape[1] - 1} items, the data has {len(self.items)}")
         best = top_k_scores(scores, min(k, len(self.items)), exclude=torch.from_numpy(banned).to(scores.device))
-        return best.scores.cpu().numpy(), best.items.cpu().numpy(), best.interest.cpu().numpy()
+        return _lists(best)
 
     def _candidates(
-        self, row: Lists, k: int, diversity: float, unknown: list[Any], interests: FloatArray | None
-    ) -> Candidates:
-        there = row[1] > 0
-        score, number, interest = row[0][there], row[1][there], row[2][there]
+        self, lists: Lists, k: int, diversity: float, unknown: list[list[Any]], interests: FloatArray | None
+    ) -> list[Candidates]:
+        """An answer for each row of the lists (B, m), whose candidates stand before what is none."""
+        counts = (lists[1] > 0).sum(1).tolist()
+        rows = [(lists[0][b, :n], lists[1][b, :n], lists[2][b, :n]) for b, n in enumerate(counts)]
         if diversity > 0 and self.categories is not None:
-            chosen = diversify(score, self.categories.primary[number], k, diversity)
-            score, number, interest = score[chosen], number[chosen], interest[chosen]
-        titles = None if self.titles is None else self.titles.gather(number - 1)
-        return Candidates(self.items.ids(number), score, interest, titles, unknown, interests)
+            for b, (score, number, interest) in enumerate(rows):
+                chosen = diversify(score, self.categories.primary[number], k, diversity)
+                rows[b] = score[chosen], number[chosen], interest[chosen]
+        # One gather for all rows: one a row would take longer than the search.
+        numbers = np.concatenate([number for _, number, _ in rows])
+        ids = self.items.ids(numbers)
+        titles = None if self.titles is None else self.titles.gather(numbers - 1)
+        answers, begin = [], 0
+        for b, (score, number, interest) in enumerate(rows):
+            n = len(number)
+            answers.append(
+                Candidates(
+                    ids.slice(begin, n),
+                    score,
+                    interest,
+                    None if titles is None else titles.slice(begin, n),
+                    unknown[b],
+                    None if interests is None else interests[b],
+                )
+            )
+            begin += n
+        return answers
 
 
-def _padded(rows: list[IntArray], width: int) -> IntArray:
-    """(B, width) the rows, 0 behind their ends."""
-    padded = np.zeros((len(rows), width), dtype=np.int64)
-    for row, numbers in enumerate(rows):
-        padded[row, : len(numbers)] = numbers
-    return padded
+def _index(model: Matcher, index: str | Index) -> Tensor | Index:
+    """Item vectors (N + 1, d), row 0 being padding, for an exact search; else the index that finds near ones."""
+    if isinstance(index, Index):
+        if index.kind != "exact":
+            return index
+        return functional.pad(torch.from_numpy(index.native.reconstruct_n(0, len(index))), (0, 0, 1, 0))
+    with torch.no_grad():
+        catalogue = model.catalogue().detach().float()
+    if index != "exact":
+        return Index.build(catalogue[1:].cpu().numpy(), index)
+    if not catalogue.isfinite().all():
+        raise BadSetting("an item vector is not finite: the model diverged; train it again, with a smaller lr")
+    return catalogue
+
+
+def _lists(ranked: Ranked) -> Lists:
+    return ranked.scores.cpu().numpy(), ranked.items.cpu().numpy(), ranked.interest.cpu().numpy()

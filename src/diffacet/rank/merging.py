@@ -102,31 +102,25 @@ def diversify(scores: FloatArray, categories: IntArray, k: int, kappa: float) ->
 def unseen(index: Index, interests: FloatArray, banned: IntArray, k: int) -> tuple[FloatArray, IntArray]:
     """The k best items of each interest that are not banned: scores and numbers, both (B, K, k).
 
-    The index is asked for so many more that k remain. An exact index is asked again, for twice as many, as
-    long as the k-th score occurs beyond what it returned: FAISS may return any of several equal scores,
-    here the smaller item number comes first. -inf and 0 where there are fewer than k items.
+    The index is asked for so many more that k remain, -inf and 0 where it finds fewer. FAISS may return any of several
+    equal scores; of what it returns the smaller item number comes first.
 
     Args:
-        index: over the catalogue.
+        index: over the catalogue, one that finds near items; `ranking.top_k` is the exact search.
         interests: (B, K, d) float32.
         banned: (B, E) int64 item numbers; 0 is no item.
         k: items of each list.
     """
     users, K, d = interests.shape
     base = len(index) + 1
-    out = distinct(np.arange(users)[:, None] * base + banned)
-    width = min(k + banned.shape[1] + 1, len(index))
-    while True:
-        found = index.search(interests.reshape(-1, d), width)
-        scores, numbers = found[0].reshape(users, K, width), found[1].reshape(users, K, width)
-        last = scores[..., -1]
-        numbers[within(np.arange(users)[:, None, None] * base + numbers, out)] = 0
-        scores = np.where(numbers == 0, -np.inf, scores).astype(np.float32)
-        order = np.lexsort((numbers, -scores))[..., :k]
-        kept, named = np.take_along_axis(scores, order, -1), np.take_along_axis(numbers, order, -1)
-        if width == len(index) or index.kind != "exact" or (kept[..., -1] > last).all():
-            return kept, named
-        width = min(2 * width, len(index))
+    out = distinct((np.arange(users)[:, None] * base + banned)[banned > 0])
+    width = k + int(np.bincount(out // base).max(initial=0))
+    found = index.search(interests.reshape(-1, d), width)
+    scores, numbers = found[0].reshape(users, K, width), found[1].reshape(users, K, width)
+    numbers[within(np.arange(users)[:, None, None] * base + numbers, out)] = 0
+    scores = np.where(numbers == 0, -np.inf, scores).astype(np.float32)
+    order = np.lexsort((numbers, -scores))[..., :k]
+    return np.take_along_axis(scores, order, -1), np.take_along_axis(numbers, order, -1)
 
 
 def _gathered(lists: Lists, order: IntArray) -> Lists:

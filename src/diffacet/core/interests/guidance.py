@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from diffacet.core.encoders import CausalTransformer, last_state
+from diffacet.core.encoders import CausalTransformer
 from diffacet.core.interests.attention import SelfAttentive
 from diffacet.core.interests.capsules import DynamicRouting
 from diffacet.core.layers import linear
@@ -50,7 +50,7 @@ class Guidance(nn.Module):
         if self.gem == "comirec-dr":
             return self.capsules(embedded, mask)[0], there
         if self.gem == "sasrec":
-            return last_state(self.encoder(embedded, mask), mask).unsqueeze(1), there
+            return self.encoder.last(embedded, mask).unsqueeze(1), there
         count = mask.sum(-1, keepdim=True)
         mean = (embedded * mask.unsqueeze(-1)).sum(1) / count.clamp(min=1)
         rows = self.outer(torch.tanh(self.inner(mean))) * (count > 0)
