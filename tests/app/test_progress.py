@@ -39,6 +39,17 @@ def test_without_a_terminal_each_validation_is_a_line(run):
         assert word in lines[1]
 
 
+def test_a_pace_is_told_when_there_is_one(run):
+    """One step says nothing of the time that a step takes."""
+    out, trail = io.StringIO(), Trail("recall@20")
+    with Watcher(run, Console(file=out), "dmi") as watcher:
+        trail.records.append(Record(1, {"recall@20": 0.1}, {"softmax": 5.0}, {}, 1.0))
+        watcher(Moment(1, {"softmax": torch.tensor(1.0)}, trail, trail.records[0]))
+    assert "step 1/4" in out.getvalue()
+    assert "steps/s" not in out.getvalue()
+    assert "left" not in out.getvalue()
+
+
 def test_in_a_terminal_there_is_a_bar(run):
     out = io.StringIO()
     play(Watcher(run, Console(file=out, force_terminal=True, width=160), "dmi"))

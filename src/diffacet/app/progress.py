@@ -58,7 +58,7 @@ class Watcher:
 
     def _start(self, moment: Moment, now: float) -> None:
         self._total = moment.total or runs.read_about(self.run)["settings"]["training"]["max_steps"]
-        self._begun = (moment.step - 1, now)
+        self._begun = (moment.step, now)
         self.best = moment.trail.best
         if self.console.is_terminal:
             columns = (
@@ -91,7 +91,7 @@ class Watcher:
                 markup=False,
             )
         if self._board is None:
-            self._board = _Board(self.run / "tensorboard", self._begun[0])
+            self._board = _Board(self.run / "tensorboard", self._begun[0] - 1)
         self._board.add(record)
 
     def _told(self, moment: Moment) -> str:
@@ -101,10 +101,16 @@ class Watcher:
         )
 
     def _speed(self, step: int, now: float) -> str:
-        return f"{(step - self._begun[0]) / max(now - self._begun[1], 1e-9):.0f} steps/s"
+        """Since the first step that was seen, which took an unknown time."""
+        steps = step - self._begun[0]
+        pace = steps / max(now - self._begun[1], 1e-9)
+        return (f"{pace:.0f} steps/s" if pace >= 10 else f"{pace:.2g} steps/s") if steps else ""
 
     def _left(self, step: int, now: float) -> str:
-        seconds = (self._total - step) * (now - self._begun[1]) / max(step - self._begun[0], 1)
+        steps = step - self._begun[0]
+        if not steps:
+            return ""
+        seconds = (self._total - step) * (now - self._begun[1]) / steps
         return f"at most {int(seconds) // 60}:{int(seconds) % 60:02d} left"
 
 

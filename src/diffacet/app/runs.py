@@ -198,7 +198,7 @@ def train(
         resume: go on from the last checkpoint in `out`, to the same result as an unbroken run.
         watch: called after every step.
         item_vectors: a .npy file, for models with clusters of items; None: LightGCN's, see `clusters`.
-        tell: called with a line on each stage before the training.
+        tell: called with a line on each stage before the training, and with advice.
 
     Raises:
         BadSetting, BadLog, BadRun: before anything is written, but for a checkpoint that cannot be.
@@ -216,7 +216,7 @@ def train(
         raise BadSetting(f"threads is at least 1; got {threads}")
     dataset = store.open(data)
     split = splitting.resolve(split, dataset.log.has_parts, card.task, dataset.log.parts_divide_users)
-    cut = splitting.cut(dataset, split, split_seed)
+    cut = splitting.cut(dataset, split, split_seed, tell)
     told: dict[str, Any] = {
         "format": FORMAT,
         "model": name,

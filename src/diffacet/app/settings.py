@@ -151,11 +151,13 @@ def _explain(error: Exception, kind: type[Any], *, typed: bool = True) -> str:
     if not key:
         return first["msg"]
     got = first.get("input")
-    rule = first["msg"].replace("Input should", "it should").replace("String should", "it should")
+    rule = first["msg"]
+    for what in ("Input", "String", "Tuple"):
+        rule = rule.replace(f"{what} should", "it should")
     names = [field.name for field in dataclasses.fields(kind)]
     if key not in names:
         return f"there is no setting '{key}'{nearest(key, names)}"
-    return f"{key}: {rule}{_interval(kind, key)}; got {got!r}" + (f" (from --set {key}={got})" if typed else "")
+    return f"{key}: {rule}{_interval(kind, key)}; got {got!r}" + (f" (from --set {key}={text(got)})" if typed else "")
 
 
 def _interval(kind: type[Any], key: str) -> str:

@@ -161,10 +161,13 @@ def model(console: Console, card: "Card", rows: Iterable[Mapping[str, Any]]) -> 
 def evaluation(console: Console, result: Mapping[str, Any]) -> None:
     """The metrics by k: those of the field's tables first, the textbook's and the others named apart."""
     seconds, users, cases = result["seconds"], result["users"], result["cases"]
-    title = f"{result['model']} on {result['dataset']} ({result['split']}, {result['on']})"
+    asked = [result["split"], result["on"]]
+    asked += ["with empty histories"] if result["include_empty"] else []
+    asked += [] if result["average"] == "evaluated" else [f"average over {result['average']}"]
+    title = f"{result['model']} on {result['dataset']} ({', '.join(asked)})"
     told = f"{users:,} users, " + ("" if cases == users else f"{cases:,} cases, ")
     pace = f"{cases / max(seconds, 1e-9):,.0f} {'users' if cases == users else 'cases'}/s"
-    console.print(f"[bold]{escape(title)}[/]  {told}{seconds:.2f} s, {pace}", highlight=False)
+    console.print(f"[bold]{escape(title)}[/]  {told}{seconds:.2f} s, {pace}", highlight=False, soft_wrap=True)
     if result["untrained_items"] > 0:
         share = 100 * result["untrained_items"]
         console.print(f"{share:.2f} % of the items, candidates like all others, are not in training", highlight=False)

@@ -3,6 +3,7 @@
 `cut` is the one place where a data directory becomes a `Split`; `resolve` says which protocol "auto" is.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict
 from fractions import Fraction
 from importlib import metadata
@@ -20,6 +21,8 @@ from diffacet.errors import BadLog, BadSetting, nearest
 AUTO = "auto"
 INPUTS = ("train", "train+valid")
 """What a model is shown at test: the protocol's own histories, or with the validation part."""
+MANY = 1_000_000
+"""Cases of a part from which on measuring it takes long enough to be told."""
 NOISES = ("none", "natural", "random")
 CORE, RATIO, ANY = 10, "7:2:1", "none"
 _RATED = "rating "  # how a step that asked for a threshold begins, see `importing`
@@ -47,10 +50,11 @@ def resolve(name: str, has_parts: bool, task: Task, parts_divide_users: bool = F
     return "collaborative" if task == "collaborative" else "by-user"
 
 
-def cut(dataset: Dataset, name: str, seed: int) -> Split:
+def cut(dataset: Dataset, name: str, seed: int, tell: Callable[[str], None] | None = None) -> Split:
     """The split `name` (one of SPLITS, resolved before) of a data directory.
 
-    For next-item-given the parts of a directory that others made count, too.
+    For next-item-given the parts of a directory that others made count, too. `tell` is called with a line of advice
+    where there is some, see `many_cases`.
 
     Raises:
         BadSetting: there is no such split.
@@ -65,7 +69,24 @@ def cut(dataset: Dataset, name: str, seed: int) -> Split:
     log = dataset.log
     if name == "next-item-given" and not log.has_parts:
         log = store.open(dataset.path, parts=True).log
-    return splits.make_split(log, name, seed)
+    made = splits.make_split(log, name, seed)
+    advice = many_cases(made)
+    if tell is not None and advice is not None:
+        tell(advice)
+    return made
+
+
+def many_cases(split: Split) -> str | None:
+    """A line that says so where a part of the split has more than MANY cases; None where none has."""
+    counts = {on: len(cases) for on, cases in (("valid", split.valid), ("test", split.test))}
+    if max(counts.values()) <= MANY:
+        return None
+    told = " and ".join(f"{count:,} in {on}" for on, count in counts.items())
+    fewer = "--split next-item-last asks for one item a user; " if split.protocol in next_item.EVERY else ""
+    return (
+        f"{split.protocol} has many cases, {told}, and each validation ranks the catalogue for all of its own: {fewer}"
+        "a larger validate_epochs or validate_every makes validations fewer"
+    )
 
 
 def check_asked(on: str, input: str) -> None:  # noqa: A002 - the command line's own word

@@ -77,5 +77,5 @@ NEXT_ITEM_EVERY = replace(
 NEXT_ITEM_LONG_EVERY = replace(NEXT_ITEM_EVERY, length=200, batch_size=32)
 """The same where users are long, as on MovieLens: fewer of them a batch, so that an epoch has steps enough."""
 
-NEXT_ITEM_SEARCH = {"lr": Search(5e-4, 5e-3, log=True)}
-"""Where settings of these models are looked for."""
+NEXT_ITEM_SEARCH = {"lr": Search(5e-4, 5e-3, log=True), "negatives": None}
+"""Where settings of these models are looked for; their number of negatives is the protocol's."""

@@ -109,7 +109,10 @@ def batch_at(
     if training.unique_negatives and training.negatives > n_items:
         raise BadSetting(f"negatives lies in 0..{n_items} with unique_negatives=true; got {training.negatives}")
     if training.own_negatives and (training.correction or not training.negatives):
-        raise BadSetting("own_negatives takes negatives >= 1 and no correction: a law that all users share has neither")
+        raise BadSetting(
+            f"own_negatives=true takes negatives >= 1 and correction=false; got negatives={training.negatives} and "
+            f"correction={str(training.correction).lower()}; for a full softmax set own_negatives=false as well"
+        )
     eligible = np.flatnonzero(lengths >= 2)
     if not len(eligible):
         raise BadLog("no training sequence has two items, so there is no next item to learn; lower the filters")

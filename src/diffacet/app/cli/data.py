@@ -51,7 +51,8 @@ def import_(
     )
     console = console_of()
     show.imported(console, done)
-    tell_next(console, f"diffacet stats {out}", f"diffacet train dmi --data {out} --out RUN")
+    model = "dimerec" if done.log.parts_divide_users else "dmi"
+    tell_next(console, f"diffacet stats {out}", f"diffacet train {model} --data {out} --out RUN")
 
 
 @app.command(

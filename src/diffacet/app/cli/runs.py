@@ -18,6 +18,7 @@ from diffacet.errors import BadSetting
         "diffacet train dmi --data data/mine --out runs/dmi",
         "diffacet train dmi --data data/mine --out runs/paper --preset paper --seed 1",
         "diffacet train dmi --data data/mine --out runs/no-pruning --set variant=ip --set eta=0.2",
+        "diffacet train dimerec --data data/mine --out runs/dimerec --split next-item-last",
         "diffacet train dmi --data data/mine --out runs/dmi --resume",
     ),
 )
@@ -130,6 +131,7 @@ def evaluate(
         "Candidates for any history of the log's own item ids, oldest first; also of a user never seen.",
         "diffacet recommend runs/dmi --history 12,7,99",
         "diffacet recommend runs/dmi --history 12,7,99 --k 50 --diversity 0.5 --json",
+        "diffacet recommend runs/dimerec --history 12,7,99 --set denoise_steps=5 --set samples=4",
     ),
 )
 def recommend(
