@@ -226,7 +226,7 @@ def test_shipped_studies_are_whole(name):
         presets = {row.preset, *(there.preset for there in row.on.values() if there.preset)}
         assert presets <= set(one.presets)
         assert {*row.set, *row.grid} <= fields | {field.name for field in dataclasses.fields(one.config)}
-    places = {data: plan.Place(None, "f", categories=data == "beauty") for data in study.data}
+    places = {data: plan.Place(None, "f", categories=data in ("beauty", "ml-100k")) for data in study.data}
     assert plan.assemble(study, places, Cut()).jobs
 
 
