@@ -9,7 +9,7 @@ Shapes: B users, L history items, N items, R samples, T steps, d dimensions.
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -106,7 +106,7 @@ def wave(t: Tensor, dim: int) -> Tensor:
     """(n,) -> (n, d) float64: sines, then cosines, of t * 10000^(-j / (d/2 - 1)), j = 0, ..., d/2 - 1."""
     half = dim // 2
     j = torch.arange(half, device=t.device, dtype=torch.float64)
-    angle = t.to(torch.float64).unsqueeze(-1) * torch.exp(-math.log(10_000) / (half - 1) * j)
+    angle = t.to(torch.float64).unsqueeze(-1) * torch.exp(-math.log(10_000) / max(half - 1, 1) * j)
     return torch.cat([angle.sin(), angle.cos()], -1)
 
 
@@ -154,7 +154,7 @@ class DreamRec(nn.Module):
         if c.denoise_steps is not None:
             return diffusion.ddim(denoise, start, self.schedule, c.denoise_steps)
         # The walk asks for one entry a step: T B R d numbers at once would be half a gigabyte for 1,000 users.
-        return diffusion.ancestral(denoise, start, self.schedule, noise=cast(Tensor, _Drawn(noise)))
+        return diffusion.ancestral(denoise, start, self.schedule, noise=_Drawn(noise))
 
     def guided(self, condition: Tensor) -> diffusion.Denoise:
         """(x_t (B, R, d), t (B,)) -> (1 + w) f(x_t, c, t) - w f(x_t, Phi, t), for c = `condition` (B, 1, d)."""

@@ -7,6 +7,7 @@ table is the clean end. Noise is given, never drawn.
 
 from diffacet.core.diffusion.chain import (
     Denoise,
+    Noise,
     ancestral,
     ddim,
     descend,
@@ -53,6 +54,7 @@ __all__ = [
     "Eta",
     "Forward",
     "Kind",
+    "Noise",
     "Published",
     "Scale",
     "Schedule",

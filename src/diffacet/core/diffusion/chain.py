@@ -8,6 +8,7 @@ Diffusion Implicit Models", ICLR 2021 (DDIM).
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +18,13 @@ from diffacet.errors import BadSetting
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """(x_t (B, ..., d), t (B,) int64) -> estimate of x_0 (B, ..., d). Wrap a noise-predicting network by `x0_from_eps`."""
+
+
+class Noise(Protocol):
+    """The noise of a chain, entry t - 1 (B, ..., d) being step t's: a tensor (T, B, ..., d), or drawn on demand."""
+
+    def __getitem__(self, entry: int, /) -> Tensor:
+        """The noise of step entry + 1."""
 
 
 def forward_noise(x0: Tensor, t: Tensor, noise: Tensor, schedule: Schedule) -> Tensor:
@@ -78,7 +86,7 @@ def descend(
     x: Tensor,
     schedule: Schedule,
     *,
-    noise: Tensor | None = None,
+    noise: Noise | None = None,
     spread: Tensor | None = None,
     project: Callable[[Tensor], Tensor] | None = None,
     stop: int = 0,
@@ -104,7 +112,7 @@ def descend(
     return x
 
 
-def ancestral(denoise: Denoise, x: Tensor, schedule: Schedule, *, noise: Tensor | None = None) -> Tensor:
+def ancestral(denoise: Denoise, x: Tensor, schedule: Schedule, *, noise: Noise | None = None) -> Tensor:
     """Walk x_T (B, ..., d) down to x_0 by the posterior of every step (DDPM Algorithm 2; DMI Eq. 9-10).
 
     noise (T, B, ..., d): entry t - 1 is scaled by the posterior's deviation and added at step t, which is nothing at
@@ -115,7 +123,7 @@ def ancestral(denoise: Denoise, x: Tensor, schedule: Schedule, *, noise: Tensor 
 
 
 def ddim(
-    denoise: Denoise, x: Tensor, schedule: Schedule, steps: int, *, eta: float = 0.0, noise: Tensor | None = None
+    denoise: Denoise, x: Tensor, schedule: Schedule, steps: int, *, eta: float = 0.0, noise: Noise | None = None
 ) -> Tensor:
     """Walk x_T (B, ..., d) down to x_0 in `steps` <= T strides (DDIM Eq. 12).
 
