@@ -19,7 +19,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,30 +63,32 @@ def chosen(shared: int | None) -> Any:
     return settings.apply(card("diffrec"), settings.preset(card("diffrec"), "best"), {"shared_noise": shared})
 
 
-def library(train: Any, n_items: int, shared: int | None) -> Run:
+def stepper(model: Any, batch_at: Callable[[int], Any], training: Any) -> Run:
     """One training step of the library, batch included."""
     import torch
 
     from diffacet import seeds
-    from diffacet.learn import batches
     from diffacet.learn.optim import Optimizer
-    from diffacet.models import card
 
-    found, preset = card("diffrec"), chosen(shared)
-    model = found.build(preset.model, batches.facts(train, n_items, preset.training)).train()
-    batch_at, optimizer = (
-        batches.batch_at(train, n_items, preset.training, found.batch),
-        Optimizer(model, preset.training),
-    )
-    state = {"step": 0}
+    optimizer, state = Optimizer(model, training), {"step": 0}
 
     def step() -> None:
         torch.manual_seed(seeds.number(0, "model", state["step"]))
         terms = model.loss(batch_at(state["step"]))
-        optimizer.step(torch.stack(list(terms.values())).sum(), 3e-4)
+        optimizer.step(torch.stack(list(terms.values())).sum(), training.lr)
         state["step"] += 1
 
     return step
+
+
+def library(train: Any, n_items: int, shared: int | None) -> Run:
+    """One training step of DiffRec, batch included."""
+    from diffacet.learn import batches
+    from diffacet.models import card
+
+    found, preset = card("diffrec"), chosen(shared)
+    model = found.build(preset.model, batches.facts(train, n_items, preset.training)).train()
+    return stepper(model, batches.batch_at(train, n_items, preset.training, found.batch), preset.training)
 
 
 def dense(train: Any, n_items: int) -> Run:
@@ -197,12 +199,7 @@ def page(record: dict[str, Any]) -> str:
     columns = " | ".join(f"{n:,} items" for n in CATALOGUES)
     batches = math.ceil(USERS / BATCH)
     lines = [
-        "# Speed of DiffRec",
-        "",
-        record.get("reading", ""),
-        "",
-        f"Command: `{record['command']}`; commit {record['commit']}; {record['machine']}, one thread; torch "
-        f"{record['torch']}.  ",
+        *head(record, "Speed of DiffRec"),
         f"Hidden sizes 200 and 600, {BATCH} users a batch, T = {STEPS}; medians of runs in turn.",
         "",
         f"| what | {columns} |",
@@ -225,37 +222,63 @@ def page(record: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n\nMade by `benchmarks/diffrec_speed.py`.\n"
 
 
-def main() -> None:
-    """Measure everything, each part in a process of its own."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def head(record: dict[str, Any], title: str) -> list[str]:
+    """The first lines of a page: what it says, and how it was made."""
+    return [
+        f"# {title}",
+        "",
+        record.get("reading", ""),
+        "",
+        f"Command: `{record['command']}`; commit {record['commit']}; {record['machine']}, one thread; torch "
+        f"{record['torch']}.  ",
+    ]
+
+
+def measure(
+    script: str,
+    doc: str | None,
+    asked: Sequence[tuple[str, int]],
+    part: Callable[[str, int], dict[str, Any]],
+    page: Callable[[dict[str, Any]], str],
+) -> None:
+    """Measure every part that is asked for in a process of its own, which is `script` again; write record and page."""
+    name = Path(script).stem
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reading", help="what the table says first, in words")
-    parser.add_argument("--part", nargs=2, metavar=("KIND", "ITEMS"), help="one part, printed as JSON")
+    out = HERE / "results" / f"{name.replace('_', '-')}.json"
+    parser.add_argument("--out", type=Path, default=out, help="the record")
+    parser.add_argument("--part", nargs=2, metavar=("KIND", "SIZE"), help="one part, printed as JSON")
     arguments = parser.parse_args()
     if arguments.part:
         print(json.dumps(part(arguments.part[0], int(arguments.part[1]))))
         return
     import torch
 
+    from diffacet.app.environment import environment
+
     parts = []
-    asked = [(kind, n) for kind in ("step", "inference") for n in CATALOGUES] + [("memory", CATALOGUES[-1])]
-    for kind, n_items in asked:
-        command = [sys.executable, __file__, "--part", kind, str(n_items)]
+    for kind, size in asked:
+        command = [sys.executable, script, "--part", kind, str(size)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         parts.append(json.loads(done.stdout.splitlines()[-1]))
         print(parts[-1], flush=True)
-    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude", "*"]
-    out = HERE / "results" / "diffrec-speed.json"
-    before = json.loads(out.read_text()) if out.exists() else {}
+    before = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     record = {
-        "command": "python benchmarks/diffrec_speed.py",
-        "commit": subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip(),
+        "command": f"python benchmarks/{name}.py",
+        "commit": environment(torch.device("cpu"))["commit"],
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "torch": str(torch.__version__),
         "reading": arguments.reading or before.get("reading", ""),
         "parts": parts,
     }
-    out.write_text(json.dumps(record, indent=1) + "\n")
-    out.with_suffix(".md").write_text(page(record))
+    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    arguments.out.with_suffix(".md").write_text(page(record))
+
+
+def main() -> None:
+    """Measure everything."""
+    asked = [(kind, n) for kind in ("step", "inference") for n in CATALOGUES] + [("memory", CATALOGUES[-1])]
+    measure(__file__, __doc__, asked, part, page)
 
 
 if __name__ == "__main__":

@@ -10,25 +10,16 @@ with the library's batches, loss and optimiser. What is compared is timed in tur
 process, and the ratio is taken of the medians.
 """
 
-import argparse
-import json
-import os
-import platform
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-HERE = Path(__file__).parent
+from diffrec_speed import Run, head, measure, median_ms, stepper
+
 LENGTHS = (50, 200)
 N_ITEMS, USERS, BATCH, DIM, LAYERS, HEADS, DROPOUT = 3_706, 1_000, 128, 64, 2, 1, 0.2
 ASKED, STEPS = 1_024, 20
 BARE = "torch.nn.TransformerEncoder, forward and backward alone"
-Run = Callable[[], None]
 KINDS: dict[str, dict[str, Any]] = {
     "SASRec, the paper's binary loss": {"preset": "paper"},
     "torch's encoder in its place": {"preset": "paper", "foreign": True},
@@ -45,18 +36,6 @@ def log(length: int) -> Any:
     lengths = length + 1 + rng.integers(0, 50, USERS)
     items = np.minimum((N_ITEMS * rng.random(lengths.sum()) ** 3).astype(np.int64) + 1, N_ITEMS)
     return Sequences.from_rows(np.repeat(np.arange(USERS), lengths), items, None, USERS)
-
-
-def median_ms(contenders: dict[str, Run], rounds: int) -> dict[str, float]:
-    """Median milliseconds of each contender, run in turn after two rounds to warm up."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(rounds + 2):
-        for name, run in contenders.items():
-            start = time.perf_counter()
-            run()
-            if turn >= 2:
-                times[name].append(time.perf_counter() - start)
-    return {name: 1000 * float(np.median(found)) for name, found in times.items()}
 
 
 def torchs(length: int) -> Any:
@@ -86,12 +65,8 @@ def place(encoder: Any, mask: Any) -> Any:
 
 def library(train: Any, length: int, preset: str, foreign: bool = False) -> Run:
     """One training step of SASRec, batch included; `foreign` puts torch's encoder in the place of its own."""
-    import torch
-
-    from diffacet import seeds
     from diffacet.app import settings as presets
     from diffacet.learn import batches
-    from diffacet.learn.optim import Optimizer
     from diffacet.models import card
 
     found = card("sasrec")
@@ -102,15 +77,7 @@ def library(train: Any, length: int, preset: str, foreign: bool = False) -> Run:
     if foreign:
         model.encoder = place(*torchs(length))
     batch_at = batches.batch_at(train, N_ITEMS, chosen.training, batches.form(found, chosen.training))
-    optimizer, state = Optimizer(model, chosen.training), {"step": 0}
-
-    def step() -> None:
-        torch.manual_seed(seeds.number(0, "model", state["step"]))
-        terms = model.loss(batch_at(state["step"]))
-        optimizer.step(torch.stack(list(terms.values())).sum(), chosen.training.lr)
-        state["step"] += 1
-
-    return step
+    return stepper(model, batch_at, chosen.training)
 
 
 def bare(length: int) -> Run:
@@ -174,12 +141,7 @@ def page(record: dict[str, Any]) -> str:
     """The Markdown tables."""
     of = {(p["kind"], p["length"]): p["ms"] for p in record["parts"]}
     lines = [
-        "# Speed of the sequential models",
-        "",
-        record.get("reading", ""),
-        "",
-        f"Command: `{record['command']}`; commit {record['commit']}; {record['machine']}, one thread; torch "
-        f"{record['torch']}.  ",
+        *head(record, "Speed of the sequential models"),
         f"Width {DIM}, {LAYERS} layers, {HEADS} head, {BATCH} full windows a batch, {N_ITEMS:,} items; medians of runs "
         "in turn.",
         "",
@@ -202,35 +164,8 @@ def page(record: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure everything, each part in a process of its own."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reading", help="what the table says first, in words")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "sequential-speed.json", help="the record")
-    parser.add_argument("--part", nargs=2, metavar=("KIND", "LENGTH"), help="one part, printed as JSON")
-    arguments = parser.parse_args()
-    if arguments.part:
-        print(json.dumps(part(arguments.part[0], int(arguments.part[1]))))
-        return
-    import torch
-
-    parts = []
-    for kind, length in [(kind, length) for kind in ("step", "answer") for length in LENGTHS]:
-        command = [sys.executable, __file__, "--part", kind, str(length)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        parts.append(json.loads(done.stdout.splitlines()[-1]))
-        print(parts[-1], flush=True)
-    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude", "*"]
-    before = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-    record = {
-        "command": "python benchmarks/sequential_speed.py",
-        "commit": subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "torch": str(torch.__version__),
-        "reading": arguments.reading or before.get("reading", ""),
-        "parts": parts,
-    }
-    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-    arguments.out.with_suffix(".md").write_text(page(record))
+    """Measure everything."""
+    measure(__file__, __doc__, [(kind, length) for kind in ("step", "answer") for length in LENGTHS], part, page)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Our SASRec on MovieLens 100K beside `rectools_sasrec.sh`'s: the same figures under the same names, as JSON.
+"""Our SASRec on MovieLens 100K beside `peer.sh rectools_sasrec`: the same figures under the same names, as JSON.
 
     python benchmarks/peers/ours_sasrec.py --data ../shared/data/ml-100k --split build/peers/leave-last --out ours.json
 
@@ -10,11 +10,13 @@ import csv
 import io
 import tempfile
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import measuring
+import ours
 import rectools_sasrec as peer
 
-PACKAGES = ("diffacet", "torch", "numpy", "polars")
 TRAINING = (
     "lr",
     "batch_size",
@@ -57,32 +59,6 @@ def as_text(rows: tuple[list[Any], list[Any], list[int]]) -> str:
     return text.getvalue()
 
 
-def trained(arguments: argparse.Namespace, out: Path) -> tuple[Any, list[tuple[float, float]], int]:
-    """The run after its last epoch, when each epoch ended, and the steps of one."""
-    import diffacet
-    from diffacet.learn import batches
-
-    ends: list[tuple[float, float]] = []
-    changes = [*arguments.set, f"max_epochs={arguments.epochs}", f"validate_epochs={arguments.epochs}"]
-    run = diffacet.train(
-        "sasrec",
-        arguments.data,
-        out,
-        preset=arguments.preset,
-        set=changes,
-        split="leave-last",
-        seed=arguments.seed,
-        threads=arguments.threads,
-        device="cpu",
-        watch=lambda _: ends.append(peer.clocks()),
-    )
-    training = run.settings.training
-    steps = batches.epoch_steps(run.split().train, training, batches.form(run.card, training))
-    if len(ends) != steps * arguments.epochs:
-        raise SystemExit(f"{len(ends)} steps were made; {steps} in each of {arguments.epochs} epochs were expected")
-    return run, ends[steps - 1 :: steps], steps
-
-
 def ranked(run: Any, holdout: Any) -> list[list[Any]]:
     """The lists of all users of the split, as own ids, without what they have seen.
 
@@ -116,7 +92,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
         for name, text in texts.items():
             (arguments.split / f"{name}.csv").write_text(text)
     with tempfile.TemporaryDirectory() as folder:
-        run, ends, steps = trained(arguments, Path(folder) / "run")
+        run, ends, steps = ours.trained("sasrec", arguments, Path(folder) / "run", split="leave-last")
         recommender = run.recommender()
     # A user's history as its own ids, oldest first, in hand before the clock runs, as RecTools' data set is.
     histories: dict[Any, list[Any]] = {}
@@ -132,31 +108,25 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
         "histories as ids, Recommender.recommend_many": lambda: recommender.recommend_many(asked, peer.LISTED),
     }
     lists = dict(zip(targets, ranked(run, holdout), strict=True))
-    stated = run.about["settings"]
     return {
-        "who": "diffacet",
-        "preset": arguments.preset,
-        "settings": stated["model"] | {name: stated["training"][name] for name in TRAINING},
-        "changed": arguments.set,
+        **ours.told(run, arguments, TRAINING),
         "data": peer.split_told(texts) | {"users": len(asked)},
         "items": len(run.catalogue),
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "steps_per_epoch": steps,
-        **peer.epochs_told(ends),
+        **measuring.epochs_told(arguments.epochs, *measuring.lapses(ends), fmean),
         **peer.recommending_told(ways, len(asked), arguments.rounds),
         "metrics": peer.quality(lists, targets),
-        **peer.machine_told(arguments, PACKAGES),
+        **measuring.machine_told(arguments, ours.PACKAGES),
     }
 
 
 def main() -> None:
     """Read the command line, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="data directory of MovieLens 100K")
+    parser = ours.asked(__doc__)
     parser.add_argument("--split", type=Path, help="folder that gets train.csv, valid.csv and test.csv")
-    parser.add_argument("--preset", default="best")
-    arguments = peer.asked(parser)
-    peer.written(arguments, measured(arguments))
+    arguments = measuring.asked(parser, epochs=20, seed=1)
+    measuring.written(arguments, measured(arguments), "users_per_second")
 
 
 if __name__ == "__main__":

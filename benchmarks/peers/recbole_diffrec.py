@@ -1,6 +1,6 @@
 """RecBole 1.2.1's DiffRec on MovieLens 100K: seconds per epoch, evaluation users per second, quality; as JSON.
 
-Runs inside the environment that `recbole_diffrec.sh` makes, and imports nothing of diffacet. The log is RecBole's
+Runs inside the environment that `peer.sh` makes, and imports nothing of diffacet. The log is RecBole's
 own example; the split is its leave-one-out in the order of time: a user's last interaction is for the test, the one
 before for validation. `--split DIR` writes the three parts as CSV, so that others train on the same rows.
 """
@@ -9,13 +9,13 @@ import argparse
 import csv
 import json
 import os
-import platform
-import resource
 import sys
-import time
-from importlib import metadata
+from functools import partial
 from pathlib import Path
+from statistics import median_high
 from typing import Any
+
+import measuring
 
 PACKAGES = ("recbole", "torch", "numpy", "scipy", "pandas", "setuptools", "ray")
 COLUMNS = ("user_id", "item_id", "timestamp")
@@ -120,11 +120,6 @@ def shown_and_masked(model: Any, loaders: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def clocks() -> tuple[float, float]:
-    """Seconds now: by the wall, and of this process on all its cores, which other processes hardly disturb."""
-    return time.perf_counter(), time.process_time()
-
-
 def timed_training(trainer: Any, train: Any) -> tuple[list[float], list[float]]:
     """Train for all epochs, with neither validation nor checkpoint; seconds of each epoch's own work by both clocks."""
     wall: list[float] = []
@@ -132,9 +127,9 @@ def timed_training(trainer: Any, train: Any) -> tuple[list[float], list[float]]:
     epoch = trainer._train_epoch
 
     def timed(*arguments: Any, **named: Any) -> Any:
-        before = clocks()
+        before = measuring.clocks()
         loss = epoch(*arguments, **named)
-        after = clocks()
+        after = measuring.clocks()
         wall.append(after[0] - before[0])
         cpu.append(after[1] - before[1])
         return loss
@@ -154,29 +149,17 @@ def timed_evaluation(trainer: Any, config: Any, test: Any, arguments: argparse.N
         if size:
             config["eval_batch_size"] = size * test.dataset.item_num
         loaders[size] = FullSortEvalDataLoader(config, test.dataset, test._sampler, shuffle=False)
-    wall: dict[int, list[float]] = {size: [] for size in loaders}
-    cpu: dict[int, list[float]] = {size: [] for size in loaders}
-    for _ in range(arguments.eval_rounds + 1):
-        for size, loader in loaders.items():
-            before = clocks()
-            trainer.evaluate(loader, load_best_model=False)
-            after = clocks()
-            wall[size].append(after[0] - before[0])
-            cpu[size].append(after[1] - before[1])
-    # The first round warms up.
-    speed, cpu_speed = (
-        {size: users / sorted(values[1:])[len(values[1:]) // 2] for size, values in clock.items()}
-        for clock in (wall, cpu)
-    )
-    best = max(speed, key=lambda size: speed[size])
+    ways = {size: partial(trainer.evaluate, loader, load_best_model=False) for size, loader in loaders.items()}
+    found = measuring.speeds(ways, users, arguments.rounds)
+    best = max(found, key=lambda size: found[size].median)
     default = loaders[0].step
     return {
         "users": users,
-        "eval_users_per_second": speed[best],
-        "eval_users_per_cpu_second": max(cpu_speed.values()),
+        "eval_users_per_second": found[best].median,
+        "eval_users_per_cpu_second": max(speed.cpu for speed in found.values()),
         "eval_users_at_a_time": best or default,
-        "eval_users_per_second_by_size": {str(size or f"{default} (default)"): speed[size] for size in speed},
-        "eval_users_per_second_fastest_round": max(users / min(values[1:]) for values in wall.values()),
+        "eval_users_per_second_by_size": {str(n or f"{default} (default)"): found[n].median for n in found},
+        "eval_users_per_second_fastest_round": max(speed.fastest for speed in found.values()),
     }
 
 
@@ -211,42 +194,25 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
         "protocol": protocol,
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps_per_epoch": len(train),
-        "epochs": arguments.epochs,
-        "seconds_per_epoch": sorted(seconds)[len(seconds) // 2],
-        "cpu_seconds_per_epoch": sorted(cpu)[len(cpu) // 2],
-        "seconds_of_epochs": seconds,
+        **measuring.epochs_told(arguments.epochs, seconds, cpu, median_high),
         **timed_evaluation(trainer, config, test, arguments),
         "metrics": quality,
-        "seed": arguments.seed,
-        "threads": arguments.threads,
-        "cores": sorted(os.sched_getaffinity(0)),
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
+        **measuring.machine_told(arguments, PACKAGES),
     }
 
 
 def main() -> None:
     """Read the command line, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="gets the JSON")
     parser.add_argument("--split", type=Path, help="folder that gets train.csv, valid.csv and test.csv")
-    parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=2020)
-    parser.add_argument("--threads", type=int, default=1, help="of torch, and cores that the process may use")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=JSON", help="change RecBole's settings")
     parser.add_argument("--eval-users", type=int, nargs="*", default=[16, 64, 128, 256, 512, 943])
-    parser.add_argument("--eval-rounds", type=int, default=5)
     parser.add_argument("--measure-only", action="store_true", help="speed alone, no quality")
-    arguments = parser.parse_args()
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
-    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    arguments = measuring.asked(parser, epochs=100, seed=2020, least=1)
     arguments.out, arguments.split = (path and path.resolve() for path in (arguments.out, arguments.split))
     arguments.work = arguments.out.parent / "recbole-work"
     arguments.work.mkdir(parents=True, exist_ok=True)
     os.chdir(arguments.work)  # RecBole writes its TensorBoard files below the current folder
-    found = measured(arguments)
-    arguments.out.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps({key: found[key] for key in ("seconds_per_epoch", "eval_users_per_second", "metrics")}))
+    measuring.written(arguments, measured(arguments), "eval_users_per_second")
 
 
 if __name__ == "__main__":

@@ -1,25 +1,23 @@
 """RecTools 0.19's SASRec on MovieLens 100K: seconds per epoch, recommended users per second, quality; as JSON.
 
-Runs inside the environment that `rectools_sasrec.sh` makes, and imports nothing of diffacet. It reads the split that
+Runs inside the environment that `peer.sh` makes, and imports nothing of diffacet. It reads the split that
 `ours_sasrec.py` writes: a user's last interaction is the test's, the one before the validation's. The model is fitted
 to the training part and shown the training and the validation part when it recommends; what it is shown is left out
 of its lists. RecTools keeps the last `session_max_len` + 1 training rows of a user, and no item that is in none of
-these. What both sides measure with (clocks, quality) stands here.
+these. Quality and what is said of the split are found here for both sides.
 """
 
 import argparse
 import hashlib
-import itertools
 import json
 import math
-import os
-import platform
-import resource
-import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
+from statistics import fmean
 from typing import Any
+
+import measuring
+from measuring import Clocks
 
 PACKAGES = ("rectools", "pytorch-lightning", "torch", "numpy", "scipy", "pandas")
 PARTS = ("train", "valid", "test")
@@ -42,46 +40,15 @@ STATED = (
 )
 
 
-def clocks() -> tuple[float, float]:
-    """Seconds now: by the wall, and of this process on all its cores, which other processes hardly disturb."""
-    return time.perf_counter(), time.process_time()
-
-
-def epochs_told(ends: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """Mean seconds of an epoch by both clocks, from the ends of all; the first and the last are not counted.
-
-    The first is preceded by all preparation, and our last one ends with the one validation of the run.
-    """
-    wall, cpu = ([b - a for a, b in itertools.pairwise(clock[:-1])] for clock in zip(*ends, strict=True))
-    return {
-        "seconds_per_epoch": sum(wall) / len(wall),
-        "cpu_seconds_per_epoch": sum(cpu) / len(cpu),
-        "seconds_of_epochs": wall,
-    }
-
-
 def recommending_told(ways: Mapping[str, Callable[[], Any]], users: int, rounds: int) -> dict[str, Any]:
-    """Users per second of several ways to recommend to all users, measured in turn; the best way counts."""
-    wall: dict[str, list[float]] = {name: [] for name in ways}
-    cpu: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds + 1):
-        for name, way in ways.items():
-            before = clocks()
-            way()
-            after = clocks()
-            wall[name].append(after[0] - before[0])
-            cpu[name].append(after[1] - before[1])
-    # The first round warms up.
-    speed, cpu_speed = (
-        {name: users / sorted(values[1:])[len(values[1:]) // 2] for name, values in clock.items()}
-        for clock in (wall, cpu)
-    )
+    """Users per second of several ways to recommend to all users; the best way counts."""
+    found = measuring.speeds(ways, users, rounds)
     return {
         "users": users,
-        "users_per_second": max(speed.values()),
-        "users_per_cpu_second": max(cpu_speed.values()),
-        "users_per_second_by_way": speed,
-        "users_per_second_fastest_round": max(users / min(values[1:]) for values in wall.values()),
+        "users_per_second": max(speed.median for speed in found.values()),
+        "users_per_cpu_second": max(speed.cpu for speed in found.values()),
+        "users_per_second_by_way": {way: speed.median for way, speed in found.items()},
+        "users_per_second_fastest_round": max(speed.fastest for speed in found.values()),
     }
 
 
@@ -100,52 +67,18 @@ def split_told(texts: Mapping[str, str]) -> dict[str, Any]:
     return rows | {"fingerprint": hashlib.sha256("".join(texts[part] for part in PARTS).encode()).hexdigest()[:16]}
 
 
-def machine_told(arguments: argparse.Namespace, packages: Sequence[str]) -> dict[str, Any]:
-    """Seed, threads, memory and versions."""
-    return {
-        "epochs": arguments.epochs,
-        "seed": arguments.seed,
-        "threads": arguments.threads,
-        "cores": sorted(os.sched_getaffinity(0)),
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in packages},
-    }
-
-
-def asked(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The command line with what both sides take; the process is bound to as many cores as threads."""
-    parser.add_argument("--out", type=Path, required=True, help="gets the JSON")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
-    parser.add_argument("--epochs", type=int, default=20, help="3 or more")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1, help="of torch, and cores that the process may use")
-    parser.add_argument("--rounds", type=int, default=5, help="of recommending to all users")
-    arguments = parser.parse_args()
-    if arguments.epochs < 3:
-        parser.error(f"--epochs is 3 or more, because the first and the last are not timed; got {arguments.epochs}")
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
-    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
-    return arguments
-
-
-def written(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
-    """Write what was found, and print the short of it."""
-    arguments.out.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps({key: found[key] for key in ("seconds_per_epoch", "users_per_second", "metrics")}))
-
-
-def fitted(arguments: argparse.Namespace, dataset: Any) -> tuple[Any, list[tuple[float, float]]]:
+def fitted(arguments: argparse.Namespace, dataset: Any) -> tuple[Any, list[Clocks]]:
     """The model after its last epoch, and when each epoch ended."""
     import pytorch_lightning
     from rectools.models import SASRecModel
 
-    ends: list[tuple[float, float]] = []
+    ends: list[Clocks] = []
 
     class Ends(pytorch_lightning.Callback):
         """Keeps no state of its own, because RecTools copies its trainer before it trains."""
 
         def on_train_epoch_end(self, *_: Any) -> None:
-            ends.append(clocks())
+            ends.append(measuring.clocks())
 
     def trainer() -> Any:
         """RecTools' default one, on the CPU, which tells when an epoch ends."""
@@ -208,10 +141,10 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
         "items": len(model.data_preparator.get_known_item_ids()),
         "parameters": sum(p.numel() for p in model.torch_model.parameters()),
         "steps_per_epoch": len(model.data_preparator.get_dataloader_train()),
-        **epochs_told(ends),
+        **measuring.epochs_told(arguments.epochs, *measuring.lapses(ends), fmean),
         **recommending_told(ways, len(users), arguments.rounds),
         "metrics": quality(lists, targets),
-        **machine_told(arguments, PACKAGES),
+        **measuring.machine_told(arguments, PACKAGES),
     }
 
 
@@ -220,8 +153,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", type=Path, required=True, help="folder with train.csv, valid.csv and test.csv")
     parser.add_argument("--recommend-users", type=int, nargs="*", default=[64, 943], help="users at a time, to try")
-    arguments = asked(parser)
-    written(arguments, measured(arguments))
+    arguments = measuring.asked(parser, epochs=20, seed=1)
+    measuring.written(arguments, measured(arguments), "users_per_second")
 
 
 if __name__ == "__main__":
