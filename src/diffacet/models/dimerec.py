@@ -270,16 +270,9 @@ CARDS = [
                 _CALIBRATED, _SLOWER, "ours: everything on the sphere, noise that grows with the step, a temperature"
             ),
             "best": Preset(
-                replace(
-                    _CALIBRATED,
-                    noise_min=0.99,
-                    skip=True,
-                    denoiser_dropout=0.3,
-                    reverse_noise="none",
-                    denoise_steps=1,
-                ),
+                replace(_CALIBRATED, late_steps=3.0, skip=True, denoiser_dropout=0.3, reverse_noise="none"),
                 replace(protocols.NEXT_ITEM, lr=0.003),
-                "ours: noise that always hides the target, a denoiser that starts from the guidance, called once",
+                "ours: steps drawn late, a denoiser that starts from the guidance, no noise on the way back",
             ),
         },
         search=protocols.NEXT_ITEM_SEARCH,
