@@ -421,6 +421,37 @@ def test_it_learns_who_follows_whom(preset, least):
     assert (best == wanted).float().mean() >= least
 
 
+def test_noise_may_begin_where_the_target_is_hidden():
+    """1 - alpha_bar rises evenly from noise_min to .999."""
+    schedule = build(replace(CALIBRATED, noise_min=0.9, steps=4)).schedule
+    expected = torch.tensor([0.0, 0.9, 0.933, 0.966, 0.999], dtype=torch.float64)
+    assert torch.allclose(schedule.noise_level, expected)
+    assert build(replace(CALIBRATED, steps=4)).schedule.noise_level[1] < 0.5
+
+
+def test_a_denoiser_that_skips_starts_from_its_guidance():
+    """Untrained, with one row: the estimate is the guidance; with several: their mixture by nearness to x_t."""
+    torch.manual_seed(0)
+    guidance, xt, t = torch.randn(5, 3, 16), torch.randn(5, 16), torch.tensor([1, 2, 3, 4, 5])
+    one = build(replace(CALIBRATED, interests=1, skip=True)).denoiser
+    assert torch.allclose(one(xt, t, one.read(guidance[:, :1])), guidance[:, 0], atol=1e-6)
+    several = build(replace(CALIBRATED, skip=True)).denoiser
+    with torch.no_grad():
+        several.rows.weight.zero_()
+    found = several(xt, t, several.read(guidance))
+    for b in range(5):
+        weights = torch.stack([xt[b] @ guidance[b, k] for k in range(3)]).softmax(0)
+        assert torch.allclose(found[b], sum(w * guidance[b, k] for k, w in enumerate(weights)), atol=1e-5)
+
+
+def test_dropout_of_the_denoiser_is_for_training_only():
+    denoiser = build(replace(CALIBRATED, denoiser_dropout=0.5)).denoiser
+    xt, t, guidance = torch.randn(5, 16), torch.tensor([1, 2, 3, 4, 5]), torch.randn(5, 3, 16)
+    assert not torch.equal(denoiser(xt, t, denoiser.read(guidance)), denoiser(xt, t, denoiser.read(guidance)))
+    denoiser.eval()
+    assert torch.equal(denoiser(xt, t, denoiser.read(guidance)), denoiser(xt, t, denoiser.read(guidance)))
+
+
 def test_it_reports_on_itself():
     model = build(CALIBRATED)
     with torch.no_grad():
