@@ -74,8 +74,11 @@ NEXT_ITEM_EVERY = replace(
 )
 """Ours, for models with a state at every position: each position of a window of 50 is a target among all items."""
 
-NEXT_ITEM_LONG_EVERY = replace(NEXT_ITEM_EVERY, length=200, batch_size=32)
-"""The same where users are long, as on MovieLens: fewer of them a batch, so that an epoch has steps enough."""
+NEXT_ITEM_LONG_EVERY = replace(
+    NEXT_ITEM_EVERY, length=100, batch_size=32, lr=0.0015, anneal=0.8, max_epochs=36, validate_epochs=4
+)
+"""The same where users are long, as on MovieLens: fewer of them a batch, so that an epoch has steps enough, and a rate
+that falls for most of a fixed budget."""
 
 NEXT_ITEM_SEARCH = {"lr": Search(5e-4, 5e-3, log=True), "negatives": None}
 """Where settings of these models are looked for; their number of negatives is the protocol's."""
