@@ -297,8 +297,9 @@ def test_the_same_history_gets_the_same_vector_and_another_seed_another():
     model = build(CALIBRATED).eval()
     past = histories([[1, 2, 3], [1, 2, 3], [4]], LENGTH, case=[0, 0, 0])
     made = model.interests(past)
-    assert torch.equal(made[0], made[1])
     assert torch.equal(model.interests(past), made)
+    # A matrix product may round the rows of one batch by different kernels, by its size and the processor.
+    assert torch.allclose(made[0], made[1], atol=1e-6)
     model.config = replace(model.config, noise_seed=1)
     assert not torch.allclose(model.interests(past), made)
 

@@ -70,8 +70,7 @@ def cut(dataset: Dataset, name: str, seed: int, tell: Callable[[str], None] | No
     if name == "next-item-given" and not log.has_parts:
         log = store.open(dataset.path, parts=True).log
     made = splits.make_split(log, name, seed)
-    advice = many_cases(made)
-    if tell is not None and advice is not None:
+    if tell is not None and (advice := many_cases(made)) is not None:
         tell(advice)
     return made
 
