@@ -270,9 +270,18 @@ CARDS = [
                 _CALIBRATED, _SLOWER, "ours: everything on the sphere, noise that grows with the step, a temperature"
             ),
             "best": Preset(
-                replace(_CALIBRATED, late_steps=3.0, skip=True, denoiser_dropout=0.3, reverse_noise="none"),
-                replace(protocols.NEXT_ITEM, lr=0.003),
-                "ours: steps drawn late, a denoiser that starts from the guidance, no noise on the way back",
+                replace(
+                    _CALIBRATED,
+                    softmax_weight=3.0,
+                    late_steps=3.0,
+                    skip=True,
+                    denoiser_dropout=0.3,
+                    reverse_noise="none",
+                    samples=4,
+                ),
+                replace(protocols.NEXT_ITEM, lr=0.003, negatives=1280, own_negatives=False, mask_hits=True),
+                "ours: 1,280 negatives shared by the batch, as in ComiRec's code; more weight on the generated "
+                "vector's softmax; steps drawn late; a denoiser that starts from the guidance; four vectors, no noise",
             ),
         },
         search=protocols.NEXT_ITEM_SEARCH,
