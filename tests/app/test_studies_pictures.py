@@ -134,6 +134,18 @@ def test_asks_without_one_number_to_differ_in_get_bars(asks):
     assert figure["data"][0]["type"] == "bar"
 
 
+def test_a_file_has_the_height_that_its_rows_need(monkeypatch, tmp_path):
+    """Otherwise every second of many labels is left out."""
+    kept = {}
+    monkeypatch.setattr("plotly.io.write_images", lambda papers, files, **more: kept.update(more, files=files))
+    many = asked(*[{"settings": {"stop": stop}} for stop in range(30)])
+    (figure,) = pictures.draw("bars", sheet_of(*many), ("recall@5",), "test").values()
+    assert pictures.write_static({"bars": figure, "plain": {"data": [], "layout": {}}}, tmp_path) is None
+    assert [path.name for path in kept["files"]] == ["bars.png", "plain.png"]
+    assert kept["width"] == [1000, 1000]
+    assert kept["height"] == [130 + 30 * 30, 460]
+
+
 @pytest.fixture
 def trails(monkeypatch):
     """Run -> its records as {step: terms}, in place of checkpoints."""

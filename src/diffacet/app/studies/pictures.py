@@ -291,8 +291,10 @@ def write_static(figures: Mapping[str, Figure], out: Path) -> str | None:
         require("kaleido", "report")
         io = require("plotly.io", "report")
         out.mkdir(parents=True, exist_ok=True)
-        io.write_images([_on_paper(figure) for figure in figures.values()],
-                        [out / f"{name}.png" for name in figures], scale=2)  # fmt: skip
+        papers = [_on_paper(figure) for figure in figures.values()]
+        # Sizes are told apart from the layouts, whose own are not read.
+        sizes = {side: [paper["layout"][side] for paper in papers] for side in SIZE}
+        io.write_images(papers, [out / f"{name}.png" for name in figures], scale=2, **sizes)
     except MissingExtra as error:
         return str(error)
     except Exception as error:  # whatever Chrome has: the numbers are written
