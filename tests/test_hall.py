@@ -226,6 +226,7 @@ def test_nearest_name():
     assert errors.nearest("noise-scale", names) == "; did you mean 'noise_scale'?"
     assert errors.nearest("qqqqqq", names) == ""
     assert errors.nearest("gamma", []) == ""
+    assert errors.nearest("dim", ["sdim", "dmi"]) == "; did you mean 'dmi'?"
 
 
 def test_require():

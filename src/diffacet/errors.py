@@ -42,8 +42,10 @@ class MissingExtra(DiffacetError):
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the closest of `names`, or `""` when none is close."""
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    """`"; did you mean 'x'?"` for the closest of `names`, or `""` when none is close; two letters swapped are closest."""
+    known = list(names)
+    swapped = [one for one in known if sorted(one) == sorted(name)]
+    close = swapped or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
