@@ -11,6 +11,7 @@ from diffacet.core.layers import ItemTable
 from diffacet.errors import BadRun, BadSetting
 from diffacet.learn import checkpoint, fit
 from diffacet.learn.checkpoint import Checkpoints
+from diffacet.learn.optim import Optimizer
 
 N, D = 8, 3
 
@@ -346,3 +347,151 @@ def test_each_batch_is_cut_once_and_in_order(tmp_path):
 
     run(tmp_path / "run", at=counted)
     assert cut == list(range(12))
+
+
+# --- checkpoints between validations ---------------------------------------------------------------------------
+
+
+def killed(path, after, model=None, **changes):
+    """A run that is interrupted after step `after`."""
+
+    def watch(moment):
+        if moment.step == after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(path, model=model, watch=watch, **changes)
+
+
+def steps_cut(path, **changes):
+    """The steps that a run still does."""
+    seen = []
+
+    def at(step):
+        seen.append(step)
+        return batch_at(step)
+
+    model, trail = run(path, model=toy(9), at=at, **changes)
+    return seen, model, trail
+
+
+@pytest.mark.parametrize("updates", ["dense", "row-sparse"])
+@pytest.mark.parametrize(("after", "start"), [(2, 2), (3, 2), (4, 4), (7, 6), (8, 8), (11, 10)])
+def test_a_run_goes_on_between_validations_to_the_same_end(tmp_path, updates, after, start):
+    """Weights, optimiser, trail and the means of the loss terms, to the bit."""
+    changes = {"item_updates": updates, "validate": careless, "anneal": 0.5, "save_every": 2}
+    whole, trail = run(tmp_path / "whole", **changes)
+    path = tmp_path / "broken"
+    killed(path, after, **changes)
+    seen, model, again = steps_cut(path, **changes)
+    assert seen == list(range(start, 12))
+    assert equal(model.state_dict(), whole.state_dict())
+    assert without_time(again) == without_time(trail)
+    assert all(record.terms for record in again.records)
+    for name in (checkpoint.LAST, checkpoint.BEST):
+        assert equal(checkpoint.read(path / name)[0], checkpoint.read(tmp_path / "whole" / name)[0])
+
+
+def test_saving_in_between_changes_nothing_else(tmp_path):
+    plain, trail = run(tmp_path / "plain", validate=careless)
+    for every in (1, 3, 5, 100):
+        path = tmp_path / str(every)
+        model, found = run(path, validate=careless, save_every=every)
+        assert equal(model.state_dict(), plain.state_dict())
+        assert without_time(found) == without_time(trail)
+        for name in (checkpoint.LAST, checkpoint.BEST):
+            assert equal(checkpoint.read(path / name)[0], checkpoint.read(tmp_path / "plain" / name)[0])
+
+
+def test_killed_twice_before_the_first_validation(tmp_path):
+    changes = {"save_every": 1, "validate_every": 12}
+    whole, trail = run(tmp_path / "whole", **changes)
+    path = tmp_path / "broken"
+    killed(path, 3, **changes)
+    assert not (path / checkpoint.BEST).exists()
+    assert checkpoint.read_trail(path).records == []
+    killed(path, 8, model=toy(9), **changes)
+    seen, model, again = steps_cut(path, **changes)
+    assert seen == [8, 9, 10, 11]
+    assert equal(model.state_dict(), whole.state_dict())
+    assert without_time(again) == without_time(trail)
+
+
+def test_seconds_go_on_counting(tmp_path):
+    path = tmp_path / "run"
+    killed(path, 6, save_every=6)
+    model = toy(9)
+    progress = Checkpoints(path).resume(model, Optimizer(model, training()), "recall@50").progress
+    assert progress.step == 6
+    assert set(progress.sums) == {"pull", "size"}
+    assert progress.seconds > 0
+    _, trail = run(path, model=toy(9), save_every=6)
+    assert trail.records[-1].seconds >= progress.seconds
+
+
+def test_a_checkpoint_without_a_step_is_that_of_its_newest_record(tmp_path):
+    """As runs were kept before there were checkpoints between validations."""
+    path = tmp_path / "run"
+    killed(path, 6)
+    _, story = checkpoint.read(path / checkpoint.LAST)
+    assert set(story) == {"metric", "records"}
+    seen, *_ = steps_cut(path, save_every=2)
+    assert seen == list(range(4, 12))
+
+
+def test_a_killed_best_is_written_again(tmp_path, monkeypatch):
+    """Killed between best and last, the last is that of a step before, without the validation."""
+    whole, trail = run(tmp_path / "whole", save_every=3)
+    path = tmp_path / "broken"
+    write = checkpoint._write
+
+    def stop(target, tensors, story):
+        if (
+            target.name == checkpoint.LAST
+            and story["records"]
+            and story["records"][-1]["step"] == 8
+            and "step" not in story
+        ):
+            raise KeyboardInterrupt
+        write(target, tensors, story)
+
+    monkeypatch.setattr(checkpoint, "_write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(path, save_every=3)
+    monkeypatch.undo()
+    assert weights_of(path / checkpoint.BEST)["model.calls"] == 8
+    assert weights_of(path / checkpoint.LAST)["model.calls"] == 6
+    _, again = run(path, model=toy(9), save_every=3)
+    assert without_time(again) == without_time(trail)
+    assert equal(weights_of(path / checkpoint.BEST), weights_of(tmp_path / "whole" / checkpoint.BEST))
+    assert (path / checkpoint.METRICS).read_text().count("\n") == 3
+    assert equal(
+        weights_of(path / checkpoint.LAST), {f"model.{name}": value for name, value in whole.state_dict().items()}
+    )
+
+
+def test_a_model_that_diverges_between_validations_does_not_replace_the_last_good_checkpoint(tmp_path):
+    class Exploding(type(toy())):
+        def loss(self, batch):
+            terms = super().loss(batch)
+            return terms | {"pull": terms["pull"] * float("nan")} if batch.step == 5 else terms
+
+    torch.manual_seed(0)
+    path = tmp_path / "run"
+    with pytest.raises(BadRun, match=r"not finite at step 6"):
+        run(path, model=Exploding(), save_every=3)
+    assert weights_of(path / checkpoint.LAST)["model.calls"] == 4
+
+
+def test_a_full_disk_names_the_step(tmp_path, monkeypatch):
+    path = tmp_path / "run"
+
+    def full(target, tensors, story):
+        raise OSError(28, "No space left on device")
+
+    killed(path, 4, validate=rising)
+    before = (path / checkpoint.LAST).read_bytes()
+    monkeypatch.setattr(checkpoint, "_write", full)
+    with pytest.raises(BadRun, match=r"the checkpoint of step 6 was not written: the disk is full.*--resume"):
+        run(path, model=toy(9), save_every=3)
+    assert (path / checkpoint.LAST).read_bytes() == before

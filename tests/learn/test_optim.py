@@ -240,3 +240,36 @@ def test_groups_go_on_from_their_state(changes):
     for _ in range(2):
         after.step(broken.value(), LR)
     assert {name: parameter.item() - 1 for name, parameter in broken.named_parameters()} == whole
+
+
+@pytest.mark.parametrize("updates", ["dense", "row-sparse"])
+@pytest.mark.parametrize("limit", [0.5, 3.0, 1e6])
+def test_the_gradient_is_clipped_at_its_global_norm(updates, limit):
+    """Dense parameters together; a row-sparse table is neither clipped nor counted."""
+    model = Toy()
+    optimizer = Optimizer(model, training(updates, clip=limit))
+    own = [model.matrix] if updates == "row-sparse" else [model.matrix, model.items.weight]
+    for step in range(3):
+        free = Toy()
+        free.load_state_dict(model.state_dict())
+        grads = torch.autograd.grad(free.loss(step), [free.items.weight, free.matrix])
+        gradients = dict(zip(["items", "matrix"], grads, strict=True))
+        counted = [gradients["matrix"]] + ([gradients["items"]] if updates == "dense" else [])
+        norm = torch.stack([gradient.square().sum() for gradient in counted]).sum().sqrt()
+        optimizer.step(model.loss(step), LR)
+        scale = min(1.0, limit / (float(norm) + 1e-6))
+        assert torch.allclose(model.matrix.grad, gradients["matrix"] * scale, rtol=1e-4)
+        kept = gradients["items"] * (scale if updates == "dense" else 1.0)
+        assert torch.allclose(model.items.weight.grad.to_dense(), kept, rtol=1e-4)
+        total = torch.stack([parameter.grad.square().sum() for parameter in own]).sum().sqrt()
+        assert total <= limit * 1.0001
+
+
+def test_without_a_limit_nothing_is_clipped():
+    one, _ = trained("dense", 5)
+    model = Toy()
+    other, _ = trained("dense", 5, model, Optimizer(model, training(clip=1e9)))
+    assert torch.equal(one.matrix, other.matrix)
+    model = Toy()
+    clipped, _ = trained("dense", 5, model, Optimizer(model, training(clip=1e-3)))
+    assert not torch.equal(clipped.matrix, one.matrix)

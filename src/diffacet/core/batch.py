@@ -1,6 +1,8 @@
 """The forms in which users reach a model; the same in training, evaluation and serving."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -174,5 +176,72 @@ class PairBatch:
         )
 
 
-Batch = SequenceBatch | PositionBatch | ProfileBatch | PairBatch
+@dataclass(frozen=True)
+class ClickBatch:
+    """B showings of an item to a user, over the behaviours of their users, each of which is here once.
+
+    Sample b sees the behaviours start[b] to end[b] - 1, oldest first; samples of one user share them, so a batch grows
+    with its users' histories and not with samples times length. Shapes: B samples, N behaviours, F fields that describe
+    a behaviour and the target alike, G further fields of a sample, D numbers.
+
+    Attributes:
+        behaviours: (N, F) int64 field values; 0 padding (never here), 1 unknown, 2 the target's mark, then values.
+        times: (N,) int64 milliseconds; None where times only order.
+        sizes: (N,) float32, how many behaviours a row stands for; None: one each.
+        start: (B,) int64.
+        end: (B,) int64, not below start.
+        target: (B, F) int64, the item shown, in the fields of a behaviour.
+        other: (B, G) int64, the values of further fields: user, context, target only.
+        numeric: (B, D) float32, standardised.
+        label: (B,) float32, 1 for a click.
+        user: (B,) int64 user numbers; equal for samples of one user.
+        time: (B,) int64 milliseconds of the showing.
+        case: (B,) int64, what seeded noise at inference depends on: a hash of user, item and time.
+        step: the training step that this batch belongs to, 0-based.
+        total: steps of the training; 0: unknown.
+    """
+
+    behaviours: Tensor
+    times: Tensor | None
+    sizes: Tensor | None
+    start: Tensor
+    end: Tensor
+    target: Tensor
+    other: Tensor
+    numeric: Tensor
+    label: Tensor
+    user: Tensor
+    time: Tensor
+    case: Tensor
+    step: int = 0
+    total: int = 0
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Any], step: int = 0, total: int = 0) -> "ClickBatch":
+        """The batch out of NumPy arrays of these names, shapes and dtypes, as the cutter of a click log gives them."""
+        tensors: dict[str, Any] = {
+            field.name: None if arrays[field.name] is None else torch.from_numpy(arrays[field.name])
+            for field in fields(cls)
+            if field.name in arrays
+        }
+        return cls(**tensors, step=step, total=total)
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    @property
+    def lengths(self) -> Tensor:
+        """(B,) int64 behaviours that each sample sees."""
+        return self.end - self.start
+
+    def to(self, device: torch.device) -> "ClickBatch":
+        """The same batch on `device`."""
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                values[name] = value.to(device, non_blocking=True)
+        return ClickBatch(**values)
+
+
+Batch = SequenceBatch | PositionBatch | ProfileBatch | PairBatch | ClickBatch
 """What a step is trained on; a card says which."""

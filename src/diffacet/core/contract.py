@@ -15,8 +15,9 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from diffacet.core.batch import Batch, Histories, SequenceBatch
+from diffacet.core.batch import Batch, ClickBatch, Histories, SequenceBatch
 from diffacet.core.papers import Paper
+from diffacet.errors import BadSetting
 
 STRICT = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 """Every settings dataclass uses it: without it an unknown key would be dropped silently."""
@@ -24,9 +25,9 @@ STRICT = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 INFERENCE = "inference"
 """Marks a setting, inside Annotated, that may be changed on a trained model: it shapes no weight."""
 
-Task = Literal["matching", "next-item", "collaborative"]
+Task = Literal["matching", "next-item", "collaborative", "click"]
 """The protocol that a model is compared in, if no other is asked for: the last part of a history, each next item of
-it, or the rest of a row."""
+it, the rest of a row, or the click on an item that was shown."""
 
 
 @plain_dataclass(frozen=True)
@@ -120,11 +121,42 @@ class Scorer(Protocol):
 
 
 @runtime_checkable
+class Clicker(Protocol):
+    """The probability that a shown item is clicked."""
+
+    def logits(self, batch: ClickBatch) -> Tensor:
+        """(B,) log odds; entry b depends on sample b only, and not on the label."""
+
+
+@runtime_checkable
 class Diagnosed(Protocol):
     """A model that can report on itself while it is trained."""
 
     def diagnose(self, batch: Any) -> dict[str, Tensor]:
         """Scalars for the log, computed without gradient at every validation."""
+
+
+@plain_dataclass(frozen=True)
+class ClickFields:
+    """What a click model may know of its data.
+
+    Attributes:
+        names: of the F fields of a behaviour; the first is the finest, mostly the item.
+        sizes: values of each, with padding 0, unknown 1 and the target's mark 2.
+        shared: whether the target has the field, too; else it carries the mark 2 there.
+        other_names: of the G further fields of a sample.
+        other_sizes: values of each, likewise.
+        numeric: D, numbers of a sample.
+        timed: whether the times of behaviours are real, so that ages mean something.
+    """
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    shared: tuple[bool, ...]
+    other_names: tuple[str, ...] = ()
+    other_sizes: tuple[int, ...] = ()
+    numeric: int = 0
+    timed: bool = True
 
 
 @plain_dataclass(frozen=True)
@@ -139,6 +171,7 @@ class Facts:
         train_users: user number of each training sequence (int64).
         n_users: users of the log, in training or not; their numbers are 0..n_users - 1.
         clusters: (N + 1,) int64 cluster of each item, -1 for padding; empty where a model asks for none.
+        click: the fields of a click log; None for all other tasks.
     """
 
     n_items: int
@@ -148,10 +181,17 @@ class Facts:
     train_users: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     n_users: int = 0
     clusters: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    click: ClickFields | None = None
 
     def without_training(self) -> "Facts":
         """What is known when a run is loaded, far from its data: all sizes, and no sequence."""
-        return Facts(self.n_items, self.length, n_users=self.n_users, clusters=self.clusters)
+        return Facts(self.n_items, self.length, n_users=self.n_users, clusters=self.clusters, click=self.click)
+
+    def click_fields(self) -> ClickFields:
+        """The fields of a click log; raises BadSetting when the data are none."""
+        if self.click is None:
+            raise BadSetting("click models learn from showings with labels; 'diffacet import-clicks' makes such data")
+        return self.click
 
     def item_counts(self) -> IntArray:
         """(N + 1,) training interactions of each item; 0 for padding."""
@@ -217,8 +257,17 @@ class Training:
     ] = 50
     metric: Annotated[
         str,
-        Field(pattern=r"^[a-z_]+@[1-9][0-9]*$", description="validation metric that chooses the best checkpoint"),
+        Field(
+            pattern=r"^([a-z_]+@[1-9][0-9]*|auc|gauc)$",
+            description="validation metric that chooses the best checkpoint",
+        ),
     ] = "recall@50"
+    clip: Annotated[
+        float | None, Field(gt=0, description="global norm that the gradient is clipped to; none: not clipped")
+    ] = None
+    save_every: Annotated[
+        int | None, Field(ge=1, description="steps between two checkpoints without validation; none: validations only")
+    ] = None
     item_updates: Annotated[
         Literal["auto", "dense", "row-sparse"],
         Field(description="Adam on the item table: every row, or touched rows; auto: row-sparse from 100,000 items"),

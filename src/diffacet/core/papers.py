@@ -194,3 +194,59 @@ DIMEREC = Paper(
     "WSDM",
     2025,
 )
+DIFFUMIN = Paper(
+    "diffumin",
+    "Lai, Weijiang and Jin, Beihong and Zhang, Jiongyan and Zheng, Yiyuan and Dong, Jian and Cheng, Jia and others",
+    "Modeling Long-term User Behaviors with Diffusion-driven Multi-interest Network for CTR Prediction",
+    "RecSys",
+    2025,
+)
+DIN = Paper(
+    "din",
+    "Zhou, Guorui and Zhu, Xiaoqiang and Song, Chenru and Fan, Ying and Zhu, Han and Ma, Xiao and others",
+    "Deep Interest Network for Click-Through Rate Prediction",
+    "KDD",
+    2018,
+)
+CAN = Paper(
+    "can",
+    "Bian, Weijie and Wu, Kailun and Ren, Lejian and Pi, Qi and Zhang, Yujing and Xiao, Can and others",
+    "CAN: Feature Co-Action Network for Click-Through Rate Prediction",
+    "WSDM",
+    2022,
+)
+SIM = Paper(
+    "sim",
+    "Pi, Qi and Zhou, Guorui and Zhang, Yujing and Wang, Zhe and Ren, Lejian and Fan, Ying and others",
+    "Search-based User Interest Modeling with Lifelong Sequential Behavior Data for Click-Through Rate Prediction",
+    "CIKM",
+    2020,
+)
+ETA = Paper(
+    "eta",
+    "Chen, Qiwei and Pei, Changhua and Lv, Shanshan and Li, Chao and Ge, Junfeng and Ou, Wenwu",
+    "End-to-End User Behavior Retrieval in Click-Through Rate Prediction Model",
+    "arXiv:2108.04468",
+    2021,
+)
+SDIM = Paper(
+    "sdim",
+    "Cao, Yue and Zhou, Xiaojiang and Feng, Jiaqi and Huang, Peihao and Xiao, Yao and Chen, Dayao and Chen, Sheng",
+    "Sampling Is All You Need on Modeling Long-Term User Behaviors for CTR Prediction",
+    "CIKM",
+    2022,
+)
+TWIN = Paper(
+    "twin",
+    "Chang, Jianxin and Zhang, Chenbin and Fu, Zhiyi and Zang, Xiaoxue and Guan, Lin and Lu, Jing and others",
+    "TWIN: TWo-stage Interest Network for Lifelong User Behavior Modeling in CTR Prediction at Kuaishou",
+    "KDD",
+    2023,
+)
+TWIN_V2 = Paper(
+    "twin-v2",
+    "Si, Zihua and Guan, Lin and Sun, Zhongxiang and Zang, Xiaoxue and Lu, Jing and Hui, Yiqun and others",
+    "TWIN V2: Scaling Ultra-Long User Behavior Sequence Modeling for Enhanced CTR Prediction at Kuaishou",
+    "CIKM",
+    2024,
+)

@@ -82,3 +82,20 @@ that falls for most of a fixed budget."""
 
 NEXT_ITEM_SEARCH = {"lr": Search(5e-4, 5e-3, log=True), "negatives": None}
 """Where settings of these models are looked for; their number of negatives is the protocol's."""
+
+CLICK = Training(
+    lr=0.001,
+    batch_size=1024,
+    length=1000,
+    negatives=0,
+    max_epochs=1,
+    validate_epochs=1,
+    patience=0,
+    metric="auc",
+    clip=10.0,
+    save_every=200,
+)
+"""Click models: one pass over the showings in a random order, the same for all models; histories of 1,000."""
+
+CLICK_SEARCH = {"lr": Search(choices=(3e-4, 1e-3, 3e-3)), "negatives": None}
+"""Where their settings are looked for."""

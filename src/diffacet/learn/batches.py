@@ -180,13 +180,19 @@ def _epochs(train: Sequences, eligible: IntArray, training: Training, batch_type
     return chosen
 
 
-def _order(training: Training, rows: int) -> Callable[[int], tuple[IntArray, int]]:
-    """Step -> the places of its rows in 0..rows - 1, and the epoch."""
-    steps = math.ceil(rows / training.batch_size)
+def epoch_order(seed: int, rows: int) -> Callable[[int], IntArray]:
+    """Epoch -> the order in which 0..rows - 1 are gone through in it, (rows,) int64; the newest two are kept."""
 
     @lru_cache(2)
     def shuffled(epoch: int) -> IntArray:
-        return seeds.stream(training.seed, "epoch", epoch).permutation(rows)
+        return seeds.stream(seed, "epoch", epoch).permutation(rows)
+
+    return shuffled
+
+
+def _order(training: Training, rows: int) -> Callable[[int], tuple[IntArray, int]]:
+    """Step -> the places of its rows in 0..rows - 1, and the epoch."""
+    steps, shuffled = math.ceil(rows / training.batch_size), epoch_order(training.seed, rows)
 
     def places(step: int) -> tuple[IntArray, int]:
         epoch, part = divmod(step, steps)

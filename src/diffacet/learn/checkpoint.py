@@ -1,13 +1,15 @@
 """What a run keeps: weights as safetensors with their story in the header, one atomic file each.
 
-`last.safetensors` holds model, optimiser and trail of the newest validation, `best.safetensors` the model of
-the best one, `metrics.jsonl` the trail as lines for other programs. A killed run resumes from `last`.
+`last.safetensors` holds model, optimiser and trail of the newest validation, or of a step after it where checkpoints
+are written between validations; `best.safetensors` the model of the best one, `metrics.jsonl` the trail as lines for
+other programs. A killed run resumes from `last`.
 """
 
 import errno
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from diffacet.learn.optim import Optimizer
 
 FORMAT = "diffacet-checkpoint-1"
 LAST, BEST, METRICS = "last.safetensors", "best.safetensors", "metrics.jsonl"
+SUMS = "sums."
+"""What the names of the loss terms' sums begin with in a checkpoint between validations."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,27 @@ class Record:
 
 
 @dataclass
+class Progress:
+    """How far a training is, and what the next record will be made of.
+
+    Attributes:
+        step: steps done.
+        seconds: of training and validation so far, over all resumptions.
+        sums: of each weighted loss term over the steps after the last record.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
 class Trail:
-    """The validations of a run, oldest first, and which of them `metric` calls the best."""
+    """The validations of a run, oldest first, which of them `metric` calls the best, and how far the training is."""
 
     metric: str
     records: list[Record] = field(default_factory=list)
+    progress: Progress = field(default_factory=Progress, compare=False)
 
     @property
     def best(self) -> Record | None:
@@ -87,6 +107,7 @@ class Checkpoints:
             state = {name.removeprefix("optimizer."): t for name, t in tensors.items() if name.startswith("optimizer.")}
             optimizer.load(state)
             trail = Trail(story["metric"], [Record(**record) for record in story["records"]])
+            trail.progress = _progress(trail, story, tensors)
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise BadRun(f"{path} does not belong to this run ({error}); train again into a new directory") from error
         self._write_metrics(trail)  # without the lines of validations that the checkpoint does not hold
@@ -98,26 +119,59 @@ class Checkpoints:
         Raises:
             BadRun: when the disk is full or refuses; the files are then what they were.
         """
+        step = trail.records[-1].step
         story = {"metric": trail.metric, "records": [asdict(record) for record in trail.records]}
         weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-        state = {f"optimizer.{name}": tensor for name, tensor in optimizer.state().items()}
-        try:
+        with self._told(step):
             self._write_metrics(trail)
             # The best goes first: killed in between, the run validates this step again and writes the same.
             if trail.best is trail.records[-1]:
                 _write(self.folder / BEST, weights, story)
-            _write(self.folder / LAST, weights | state, story)
+            _write(self.folder / LAST, weights | _state(optimizer), story)
+
+    def save_between(self, model: nn.Module, optimizer: Optimizer, trail: Trail) -> None:
+        """Write the last checkpoint after a step without a validation; raises BadRun as `save` does."""
+        progress = trail.progress
+        story = {
+            "metric": trail.metric,
+            "records": [asdict(record) for record in trail.records],
+            "step": progress.step,
+            "seconds": progress.seconds,
+        }
+        weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+        sums = {f"{SUMS}{name}": tensor for name, tensor in progress.sums.items()}
+        with self._told(progress.step):
+            _write(self.folder / LAST, weights | _state(optimizer) | sums, story)
+
+    @contextmanager
+    def _told(self, step: int) -> Iterator[None]:
+        """Turn what the disk refuses inside it into a BadRun that says what is left."""
+        try:
+            yield
         except (OSError, SafetensorError) as error:
             full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error)
             cause = "the disk is full" if full else str(error)
             raise BadRun(
-                f"{self.folder}: the checkpoint of step {trail.records[-1].step} was not written: {cause}; "
+                f"{self.folder}: the checkpoint of step {step} was not written: {cause}; "
                 "the last good checkpoint stays; make room and run again with --resume"
             ) from error
 
     def _write_metrics(self, trail: Trail) -> None:
         lines = (json.dumps(asdict(record)) for record in trail.records)
         files.write_text(self.folder / METRICS, "".join(line + "\n" for line in lines))
+
+
+def _state(optimizer: Optimizer) -> dict[str, Tensor]:
+    return {f"optimizer.{name}": tensor for name, tensor in optimizer.state().items()}
+
+
+def _progress(trail: Trail, story: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Progress:
+    """How far the training of a last checkpoint is: as far as its newest record, if it was written by that."""
+    if "step" in story:
+        sums = {name.removeprefix(SUMS): tensor for name, tensor in tensors.items() if name.startswith(SUMS)}
+        return Progress(int(story["step"]), float(story["seconds"]), sums)
+    newest = trail.records[-1] if trail.records else Record(0, {})
+    return Progress(newest.step, newest.seconds)
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], story: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from diffacet import seeds
 from diffacet.core.batch import Batch
 from diffacet.core.contract import Diagnosed, Trained, Training
 from diffacet.errors import BadRun, BadSetting, nearest
-from diffacet.learn.checkpoint import Checkpoints, Record, Trail
+from diffacet.learn.checkpoint import Checkpoints, Progress, Record, Trail
 from diffacet.learn.optim import Optimizer
 
 
@@ -49,7 +49,8 @@ def fit(
     """Train `model` in place from its last checkpoint on, and return the trail of validations.
 
     Step s draws its batch from (seed, "batch", s) and everything else from (seed, "model", s), so a resumed
-    run equals an unbroken one bit for bit, and validation disturbs nothing.
+    run equals an unbroken one bit for bit, and validation disturbs nothing. The last checkpoint is that of the
+    newest validation, or with `training.save_every` of a later step.
 
     Raises:
         BadRun: when the loss stops being finite, when a checkpoint cannot be written, or the one there is
@@ -59,19 +60,19 @@ def fit(
     device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
     optimizer = Optimizer(model, training)
     trail = checkpoints.resume(model, optimizer, training.metric)
-    start = trail.records[-1].step if trail.records else 0
-    clock = time.perf_counter() - (trail.records[-1].seconds if trail.records else 0.0)
+    progress = trail.progress
+    clock = time.perf_counter() - progress.seconds
     steps = training.max_steps if isinstance(model, Trained) else 0
-    if trail.stale(training.patience) or (trail.records and start >= steps):
+    if trail.stale(training.patience) or (trail.records and progress.step >= steps):
         return trail
     if not isinstance(model, Trained) or not steps:
         only = Record(0, _validated(model, training, validate), seconds=time.perf_counter() - clock)
         _keep(only, model, optimizer, trail, checkpoints)
         return trail
 
-    sums: dict[str, Tensor] = {}
+    sums = {name: total.to(device) for name, total in progress.sums.items()}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        for step, batch in _ahead(batch_at, start, training.max_steps, device):
+        for step, batch in _ahead(batch_at, progress.step, training.max_steps, device):
             torch.manual_seed(seeds.number(training.seed, "model", step))
             with torch.autocast("cuda", torch.bfloat16, enabled=_mixed(training, device)):
                 terms = model.train().loss(batch)
@@ -81,19 +82,29 @@ def fit(
             done = step + 1
             record: Record | None = None
             if done % training.validate_every == 0 or done == training.max_steps:
-                interval = done - (trail.records[-1].step if trail.records else 0)
-                means = {name: (total / interval).item() for name, total in sums.items()}
-                if not all(map(math.isfinite, means.values())):
-                    raise BadRun(f"the loss is not finite at step {done}: {means}; lower lr (it is {training.lr})")
+                means = _means(sums, done, trail, training)
                 metrics = _validated(model, training, validate)
                 record = Record(done, metrics, means, _gauges(model, batch), time.perf_counter() - clock)
                 _keep(record, model, optimizer, trail, checkpoints)
                 sums = {}
+            elif training.save_every is not None and done % training.save_every == 0:
+                _means(sums, done, trail, training)  # what has diverged is not kept
+                trail.progress = Progress(done, time.perf_counter() - clock, sums)
+                checkpoints.save_between(model, optimizer, trail)
             if watch is not None:
                 watch(Moment(done, terms, trail, record, training.max_steps))
             if record is not None and trail.stale(training.patience):
                 break
     return trail
+
+
+def _means(sums: dict[str, Tensor], done: int, trail: Trail, training: Training) -> dict[str, float]:
+    """The mean of each loss term since the last record; raises BadRun when one is not finite."""
+    interval = done - (trail.records[-1].step if trail.records else 0)
+    means = {name: (total / interval).item() for name, total in sums.items()}
+    if not all(map(math.isfinite, means.values())):
+        raise BadRun(f"the loss is not finite at step {done}: {means}; lower lr (it is {training.lr})")
+    return means
 
 
 def rate(training: Training, step: int) -> float:
@@ -129,6 +140,7 @@ def _gauges(model: nn.Module, batch: Batch) -> dict[str, float]:
 
 def _keep(record: Record, model: nn.Module, optimizer: Optimizer, trail: Trail, checkpoints: Checkpoints) -> None:
     trail.records.append(record)
+    trail.progress = Progress(record.step, record.seconds)
     checkpoints.save(model, optimizer, trail)
 
 

@@ -56,7 +56,7 @@ class Optimizer:
         With weight decay it is AdamW; `training.optimizer` may ask for Adamax, and the model (`Paced`) for groups
         of its own.
         """
-        self.model, self.lr = model, training.lr
+        self.model, self.lr, self.clip = model, training.lr, training.clip
         tables = [module for module in model.modules() if isinstance(module, ItemTable)]
         for table in tables:
             large = len(table.weight) - 1 >= LARGE_CATALOGUE
@@ -64,15 +64,22 @@ class Optimizer:
         self.rows = [RowAdam(table.weight, training.lr) for table in tables if table.sparse]
         paces = model.paces() if isinstance(model, Paced) else ()
         apart = {id(row.weight) for row in self.rows}
+        self.clipped = [parameter for parameter in model.parameters() if id(parameter) not in apart]
         groups = _groups(model, apart, [pace for pace in paces if pace.optimizer is None], training)
         self.dense = _adam(groups, training) if groups else None
         self.plain = [_sgd(model, pace, training) for pace in paces if pace.optimizer == "sgd"]
 
     def step(self, gradient_of: Tensor, lr: float) -> None:
-        """Back-propagate the scalar `gradient_of` and move every parameter once, at learning rate `lr`."""
+        """Back-propagate the scalar `gradient_of` and move every parameter once, at learning rate `lr`.
+
+        With `training.clip` the gradients of all parameters but the row-sparse tables are first made smaller, together,
+        until their norm is no larger; the tables keep theirs and do not count for the norm.
+        """
         for parameter in self.model.parameters():
             parameter.grad = None
         gradient_of.backward()  # type: ignore[no-untyped-call]
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.clipped, self.clip)
         for optimizer in ([] if self.dense is None else [self.dense]) + self.plain:
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["rate"]
