@@ -4,6 +4,7 @@ import gzip
 import zlib
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
 
 from diffacet.errors import BadLog
@@ -43,8 +44,8 @@ def _refusals(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _lines(path: Path) -> Iterator[Iterable[bytes]]:
-    """The open file as an iterator of lines, unpacked."""
+def opened(path: Path) -> Iterator[BufferedIOBase]:
+    """The open file, unpacked; raises BadLog when it is missing, damaged or cannot be read."""
     with _refusals(path), path.open("rb") as file:
         zipped = file.read(2) == GZIP or path.suffix == ".gz"
         file.seek(0)
@@ -75,7 +76,7 @@ def read_bytes(path: Path) -> bytes:
 
 def first_line(path: Path) -> bytes:
     """The first line without its end, unpacked; raises BadLog as `read_bytes` does."""
-    with _lines(path) as lines:
+    with opened(path) as lines:
         line = b""
         for line in lines:
             if not line.isspace():
@@ -86,7 +87,7 @@ def first_line(path: Path) -> bytes:
 
 def blocks(path: Path, size: int = 2**25) -> Generator[bytes]:
     """The file, unpacked, in blocks of whole lines of about `size` bytes each."""
-    with _lines(path) as lines:
+    with opened(path) as lines:
         held: list[bytes] = []
         count = 0
         for line in lines:

@@ -15,6 +15,7 @@ from diffacet.errors import BadLog
 
 Where = Callable[[int], str]
 _LIMITS = ((10**17, 10**9), (10**14, 10**6), (10**11, 10**3))
+REMEDY = "pass --time COL, or --time none for file order, or drop the row"
 UNITS = {1: "seconds", 10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds"}
 _ISO = (
     r"^\s*(?<day>\d{4}-\d{2}-\d{2})"
@@ -35,36 +36,40 @@ class Times:
         return self.values * (unit // self.unit)
 
 
-def parse(column: pl.Series, where: Where, name: str) -> Times:
-    """The times of one file; raises BadLog naming the first row whose time is missing or cannot be read."""
+def parse(column: pl.Series, where: Where, name: str, remedy: str = REMEDY) -> Times:
+    """The times of one file; raises BadLog naming the first row whose time is missing or cannot be read.
+
+    `remedy`: what the message says may be done.
+    """
     kind = column.dtype
     if kind.is_temporal() and kind in (pl.Datetime, pl.Date):
         micros = column.cast(pl.Datetime("us")).dt.epoch("us")
-        _refuse(column, micros.is_null(), where, name)
+        _refuse(column, micros.is_null(), where, name, remedy)
         return Times(micros, 10**6)
     if kind.is_integer():
-        return _whole(column, column.cast(pl.Int64, strict=False), where, name)
+        return _whole(column, column.cast(pl.Int64, strict=False), where, name, remedy)
     if kind.is_float() or kind.is_decimal():
-        return _fractions(column, column.cast(pl.Float64), where, name)
+        return _fractions(column, column.cast(pl.Float64), where, name, remedy)
     if kind != pl.String:
-        raise BadLog(f"{where(0)}: column '{name}' holds {kind}, not times; pass --time COL, or --time none")
+        raise BadLog(f"{where(0)}: column '{name}' holds {kind}, not times; {remedy}")
     text = column.str.strip_chars()
     whole = text.cast(pl.Int64, strict=False)
     if whole.null_count() == 0:
-        return _whole(column, whole, where, name)
+        return _whole(column, whole, where, name, remedy)
     start = text.drop_nulls().head(1).cast(pl.Float64, strict=False)
     if start.null_count() == 0 and len(start):
-        return _fractions(column, text.cast(pl.Float64, strict=False), where, name)
-    return _dates(column, where, name)
+        return _fractions(column, text.cast(pl.Float64, strict=False), where, name, remedy)
+    return _dates(column, where, name, remedy)
 
 
-def _whole(column: pl.Series, found: pl.Series, where: Where, name: str) -> Times:
-    _refuse(column, found.is_null(), where, name)
+def _whole(column: pl.Series, found: pl.Series, where: Where, name: str, remedy: str) -> Times:
+    _refuse(column, found.is_null(), where, name, remedy)
     return Times(found, _unit(column, found, where, name))
 
 
-def _fractions(column: pl.Series, found: pl.Series, where: Where, name: str) -> Times:
-    _refuse(column, found.is_null() | ~found.is_finite().fill_null(False) | (found.abs() > 9e18), where, name)
+def _fractions(column: pl.Series, found: pl.Series, where: Where, name: str, remedy: str) -> Times:
+    bad = found.is_null() | ~found.is_finite().fill_null(False) | (found.abs() > 9e18)
+    _refuse(column, bad, where, name, remedy)
     unit = _unit(column, found, where, name)
     if bool((found == found.floor()).all()):
         return Times(found.cast(pl.Int64), unit)
@@ -88,7 +93,7 @@ def _unit(column: pl.Series, found: pl.Series, where: Where, name: str) -> int:
     return unit
 
 
-def _dates(column: pl.Series, where: Where, name: str) -> Times:
+def _dates(column: pl.Series, where: Where, name: str, remedy: str) -> Times:
     part = pl.col("part").fill_null("").str.pad_end(9, "0").cast(pl.Int64)
     zone = pl.col("zone").str.replace(":", "")
     sign = pl.when(zone.str.starts_with("-")).then(-1).otherwise(1)
@@ -105,21 +110,18 @@ def _dates(column: pl.Series, where: Where, name: str) -> Times:
             nanos=part,
         )
     )
-    _refuse(column, found["seconds"].is_null(), where, name)
+    _refuse(column, found["seconds"].is_null(), where, name, remedy)
     if bool((found["nanos"] == 0).all()):
         return Times(found["seconds"], 1)
     return Times(found["seconds"] * 10**6 + found["nanos"] // 1000, 10**6)
 
 
-def _refuse(column: pl.Series, bad: pl.Series, where: Where, name: str) -> None:
+def _refuse(column: pl.Series, bad: pl.Series, where: Where, name: str, remedy: str) -> None:
     if bad.any():
         index = bad.arg_max() or 0
         value = column[index]
         got = "the time is missing" if value is None or value == "" else f"{shorten(value)} is no time"
-        raise BadLog(
-            f"{where(index)}: column '{name}': {got} (seconds since 1970, or YYYY-MM-DD HH:MM:SS); "
-            "pass --time COL, or --time none for file order, or drop the row"
-        )
+        raise BadLog(f"{where(index)}: column '{name}': {got} (seconds since 1970, or YYYY-MM-DD HH:MM:SS); {remedy}")
 
 
 def settle(user: pl.Series, times: Times) -> tuple[pl.Series, str | None]:
