@@ -19,7 +19,7 @@ from diffacet.core.diffusion.chain import (
     signal_to_noise,
     x0_from_eps,
 )
-from diffacet.core.diffusion.noise import NOISE_BLOCK, case_noise
+from diffacet.core.diffusion.noise import NOISE_BLOCK, DrawnNoise, KeyedNoise, case_noise, keyed_uniform, mixed
 from diffacet.core.diffusion.schedules import (
     Kind,
     Published,
@@ -51,8 +51,10 @@ from diffacet.core.diffusion.sphere import (
 __all__ = [
     "NOISE_BLOCK",
     "Denoise",
+    "DrawnNoise",
     "Eta",
     "Forward",
+    "KeyedNoise",
     "Kind",
     "Noise",
     "Published",
@@ -69,8 +71,10 @@ __all__ = [
     "exp_map",
     "forward_noise",
     "geodesic",
+    "keyed_uniform",
     "linear_beta",
     "log_map",
+    "mixed",
     "named",
     "noised",
     "noiseless",

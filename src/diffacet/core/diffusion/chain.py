@@ -89,20 +89,23 @@ def descend(
     noise: Noise | None = None,
     spread: Tensor | None = None,
     project: Callable[[Tensor], Tensor] | None = None,
+    start: int | None = None,
     stop: int = 0,
 ) -> Tensor:
     """Walk x_T (B, ..., d) down to x_`stop` by the posterior's mean: the loop of `ancestral` and of `sphere.walk_back`.
 
+    With `start` x is x_`start`, and the walk begins there.
     At step t, spread[t] of (T + 1,) times noise[t - 1] of (T, B, ..., d) is added to the mean when both are there,
     and `project` is applied to the sum.
 
     Raises:
-        BadSetting: unless 0 <= stop <= T.
+        BadSetting: unless 0 <= stop <= start <= T.
     """
-    if not 0 <= stop <= schedule.steps:
-        raise BadSetting(f"a walk stops between steps 0 and T = {schedule.steps}; got {stop}")
+    first = schedule.steps if start is None else start
+    if not 0 <= stop <= first <= schedule.steps:
+        raise BadSetting(f"a walk goes from step {first} to {stop}; both lie in 0..T = {schedule.steps}, in this order")
     of_xt, of_x0, _ = posterior_tables(schedule)
-    for step in range(schedule.steps, stop, -1):
+    for step in range(first, stop, -1):
         t = torch.full((len(x),), step, dtype=torch.int64, device=x.device)
         estimate = denoise(x, t)
         # The same formula as `posterior`, whose tables are built once for the whole walk.
