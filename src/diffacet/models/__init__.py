@@ -37,6 +37,15 @@ MODELS = {
     "t-diffrec": "diffrec",
     "l-diffrec": "ldiffrec",
     "lt-diffrec": "ldiffrec",
+    "din": "din",
+    "twin": "twin",
+    "twin-v2": "twin_v2",
+    "can": "can",
+    "sdim": "sdim",
+    "eta": "eta",
+    "sim": "sim",
+    "diffumin": "diffumin",
+    "diffumin-vae": "diffumin_vae",
 }
 
 
