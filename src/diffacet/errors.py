@@ -42,7 +42,7 @@ class MissingExtra(DiffacetError):
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the closest of `names`, or `""` when none is close; two letters swapped are closest."""
+    """`"; did you mean 'x'?"` for the closest of `names`, or `""` when none is close; swapped letters are closest."""
     known = list(names)
     swapped = [one for one in known if sorted(one) == sorted(name)]
     close = swapped or difflib.get_close_matches(name, known, n=1, cutoff=0.5)

@@ -147,8 +147,23 @@ def test_dice_in_training_is_its_formula():
         for i, value in enumerate(column):
             p = 1 / (1 + math.exp(-(value - mean) / math.sqrt(variance + 1e-9)))
             assert float(found[i, j].detach()) == pytest.approx(p * value + alpha * (1 - p) * value, abs=1e-12)
-        assert float(dice.norm.running_mean[j]) == pytest.approx(0.01 * mean)
-        assert float(dice.norm.running_var[j]) == pytest.approx(0.99 + 0.01 * variance * 7 / 6)
+        assert float(dice.norm.running_mean[j]) == pytest.approx(mean)
+        assert float(dice.norm.running_var[j]) == pytest.approx(variance * 7 / 6)
+
+
+def test_dice_remembers_the_mean_of_its_first_batches_and_then_forgets_slowly():
+    dice = Dice(1).double().train()
+    means = []
+    for n in range(130):
+        x = normal(5, 1) + n
+        dice(x)
+        means.append(float(x.mean()))
+        if n == 99:
+            expected = sum(means) / 100
+            assert float(dice.norm.running_mean) == pytest.approx(expected)
+        elif n > 99:
+            expected = 0.99 * expected + 0.01 * means[-1]
+    assert float(dice.norm.running_mean) == pytest.approx(expected)
 
 
 def test_dice_in_evaluation_uses_running_moments():

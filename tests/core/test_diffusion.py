@@ -427,6 +427,22 @@ def test_impossible_strides_are_refused(steps):
         ddim(lambda x, t: x, torch.zeros(1, 2), SCHEDULES["dmi"], steps)
 
 
+@each_schedule
+def test_a_walk_in_two_parts_is_the_walk(schedule):
+    """Begun at T and stopped at any step, then begun there."""
+    x, noise, T = normal(4, 3), normal(schedule.steps, 4, 3, seed=1), schedule.steps
+    how = {"noise": noise, "spread": schedule.beta.sqrt()}
+    whole = diffusion.descend(lambda x, t: x.tanh() * t[:1], x, schedule, **how)
+    for middle in (0, 1, T // 2, T):
+        first = diffusion.descend(lambda x, t: x.tanh() * t[:1], x, schedule, **how, start=T, stop=middle)
+        assert torch.equal(
+            diffusion.descend(lambda x, t: x.tanh() * t[:1], first, schedule, **how, start=middle), whole
+        )
+    for start, stop in ((T + 1, 0), (0, 1), (-1, -1)):
+        with pytest.raises(BadSetting, match=f"got {stop}, begun at {start}"):
+            diffusion.descend(lambda x, t: x, x, schedule, start=start, stop=stop)
+
+
 def test_gradient_flows_through_the_walk():
     start = normal(2, 3).requires_grad_()
     ancestral(lambda x, t: 0.5 * x, start, SCHEDULES["dmi"]).sum().backward()

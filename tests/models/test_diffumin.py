@@ -589,6 +589,7 @@ BOTH = {
     "hidden": (1024, 512, 256),
     "normalise_logit": False,
     "use_user_id": True,
+    "sampling_noise": "none",
     "draws": 4,
     "noise_seed": 0,
 }
@@ -599,7 +600,6 @@ OURS = {
     "stop_gradient": True,
     "output": True,
     "position": "recency",
-    "sampling_noise": "none",
 }
 PAPERS = {
     "aggregation": "mean",
@@ -608,7 +608,6 @@ PAPERS = {
     "stop_gradient": False,
     "output": False,
     "position": "none",
-    "sampling_noise": "seeded",
 }
 RELEASED = {
     "filter": "top-k",

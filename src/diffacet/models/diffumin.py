@@ -219,11 +219,12 @@ class DiffuMIN(nn.Module):
         c, network, schedule = self.config, self.network, self.schedule
         assert network is not None
         around = network.read(interests, active, channels)
-        again = c.save_memory and torch.is_grad_enabled()
 
         def predicted(x: Tensor, t: Tensor) -> Tensor:
             levels = t[:1].unsqueeze(1)  # the same for all
-            return checkpoint(network, x, levels, around, use_reentrant=False) if again else network(x, levels, around)
+            if c.save_memory and torch.is_grad_enabled():
+                return checkpoint(network, x, levels, around, use_reentrant=False, preserve_rng_state=False)
+            return network(x, levels, around)
 
         denoise = diffusion.x0_from_eps(predicted, schedule)
         spread = (schedule.beta if c.deviation == "beta" else diffusion.posterior_tables(schedule)[2]).sqrt()
@@ -260,13 +261,7 @@ class DiffuMIN(nn.Module):
 
 
 _PAPER = DiffuMINConfig(
-    aggregation="mean",
-    start="anywhere",
-    scale="one",
-    stop_gradient=False,
-    output=False,
-    position="none",
-    sampling_noise="seeded",
+    aggregation="mean", start="anywhere", scale="one", stop_gradient=False, output=False, position="none"
 )
 _RELEASED = DiffuMINConfig(
     filter="top-k",
@@ -282,7 +277,6 @@ _RELEASED = DiffuMINConfig(
     position="none",
     same_user=True,
     normalise_logit=True,
-    sampling_noise="seeded",
 )
 
 CARDS = [

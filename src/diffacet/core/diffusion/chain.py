@@ -103,7 +103,8 @@ def descend(
     """
     first = schedule.steps if start is None else start
     if not 0 <= stop <= first <= schedule.steps:
-        raise BadSetting(f"a walk goes from step {first} to {stop}; both lie in 0..T = {schedule.steps}, in this order")
+        begun = "" if start is None else f", begun at {start}"
+        raise BadSetting(f"a walk stops between steps 0 and T = {schedule.steps}; got {stop}{begun}")
     of_xt, of_x0, _ = posterior_tables(schedule)
     for step in range(first, stop, -1):
         t = torch.full((len(x),), step, dtype=torch.int64, device=x.device)
