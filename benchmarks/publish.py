@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from diffacet.app.studies import spec
+from diffacet.app.studies import clicks, spec
 
 HERE = Path(__file__).parent
 SHOWN = ("recall@20", "hit_rate@20", "recall@50", "hit_rate@50", "ndcg@50")
@@ -35,7 +35,10 @@ def brief(results: pl.DataFrame, table: str, name: str, data: str, root: str) ->
     shown, published = (SHOWN, PUBLISHED) if matching else (study.metrics, study.metrics)
     some = results.filter((pl.col("data") == data) & (pl.col("on") == "test") & pl.col("metric").is_in(shown))
     printed = {row.label: row.published for row in spec.variants(study, data)}
+    of_clicks = clicks.of_study(study)
     heads = [*shown, f"published {', '.join(published)}" if published != shown else "published, in this order"]
+    if of_clicks and not any(printed.values()):
+        heads = [*shown]
     lines = ["| | runs | " + " | ".join(heads) + " |", "|" + "---|" * (len(heads) + 2)]
     for label in some["label"].unique(maintain_order=True):
         row = some.filter(pl.col("label") == label)
@@ -44,11 +47,12 @@ def brief(results: pl.DataFrame, table: str, name: str, data: str, root: str) ->
             values = row.filter(pl.col("metric") == metric)["value"]
             spread = f" ± {values.std():.4f}" if len(values) > 1 else ""
             cells.append(f"{values.mean():.4f}{spread}")
-        told = printed.get(label, {})
-        cells.append(", ".join(f"{told[metric]:.4f}" for metric in published if metric in told))
+        if len(heads) > len(shown):
+            told = printed.get(label, {})
+            cells.append(", ".join(f"{told[metric]:.4f}" for metric in published if metric in told))
         lines.append(f"| {label} | {len(values)} | " + " | ".join(cells) + " |")
     where = f"[{name}]({root}benchmarks/results/{name}/table.md)"
-    more = f"Test users. Validation, intervals, paired tests, costs: {where}."
+    more = f"Test {'samples' if of_clicks else 'users'}. Validation, intervals, paired tests, costs: {where}."
     return "\n".join([*lines, "", f"{more} {provenance(table, data)}"])
 
 

@@ -7,12 +7,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diffacet.app.clicks.run import ClickRun
     from diffacet.app.importing import import_log, import_split
     from diffacet.app.report import build as build_report
     from diffacet.app.runs import Run, load, train
     from diffacet.app.search import tune
     from diffacet.app.splitting import split_data
     from diffacet.core.contract import Card, Preset, Training
+    from diffacet.data.clicks import open as open_clicks
     from diffacet.data.interactions import Interactions
     from diffacet.data.readers import read_log
     from diffacet.data.splits import Holdout, Split, make_split
@@ -30,6 +32,7 @@ _HOME = {
     "BadSetting": "errors",
     "Candidates": "rank.candidates",
     "Card": "core.contract",
+    "ClickRun": "app.clicks.run",
     "Dataset": "data.store",
     "DiffacetError": "errors",
     "Holdout": "data.splits",
@@ -48,6 +51,7 @@ _HOME = {
     "import_split": "app.importing",
     "load": "app.runs",
     "make_split": "data.splits",
+    "open_clicks": "data.clicks:open",
     "open_data": "data.store:open",
     "read_log": "data.readers",
     "split_data": "app.splitting",
@@ -62,6 +66,7 @@ __all__ = [
     "BadSetting",
     "Candidates",
     "Card",
+    "ClickRun",
     "Dataset",
     "DiffacetError",
     "Holdout",
@@ -81,6 +86,7 @@ __all__ = [
     "import_split",
     "load",
     "make_split",
+    "open_clicks",
     "open_data",
     "read_log",
     "split_data",

@@ -124,6 +124,7 @@ def _train(label: str, out: Path, data: Path, seed: int, quick: bool, say: Conso
         changes = {**changes, "max_steps": 20, "validate_every": 10}
     with Watcher(path, say, f"{label} seed {seed}") as watcher:
         run = runs.train(name, data, path, set=changes, seed=seed, split_seed=seed, resume=True, watch=watcher)
+    run = runs.of_items(run, "demo")
     trail, metric = run.trail(), run.settings.training.metric
     best = max(record.metrics[metric] for record in trail)
     _tell(say, f"{label} seed {seed}: best {metric} on validation {best:.4f}, {trail[-1].seconds:.1f} s")

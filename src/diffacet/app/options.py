@@ -82,7 +82,8 @@ SplitName = Annotated[
     str,
     Option(
         metavar="auto|by-user|leave-last|by-time|collaborative|given|next-item[-last|-chronological|-given]",
-        help="The protocol; auto: the data's own split, else that of the model's task.",
+        help="The protocol; auto: the data's own split, else that of the model's task. Clicks: auto, day[:TEST:VALID],"
+        " quantile[:TRAIN:VALID] or instant:VALID:TEST.",
     ),
 ]
 Seed = Annotated[int, Option(metavar="N", help="Of initial weights, batches, negatives and noise.")]
@@ -169,7 +170,75 @@ RunsOrStudy = Annotated[
 ]
 CompareOn = Annotated[str | None, Option("--on", metavar="valid|test", help="Which held-out users; test if not said.")]
 Metrics = Annotated[
-    list[str] | None, Option(metavar="NAME@K", help="A column; may be repeated. The first two are tested.")
+    list[str] | None,
+    Option(
+        metavar="NAME@K",
+        help="A column, auc or the like for clicks; may be repeated. The first two are tested, of clicks auc.",
+    ),
 ]
 Base = Annotated[str | None, Option(metavar="LABEL", help="The row that the others are compared with.")]
 PageOut = Annotated[Path | None, Option("--out", metavar="FILE", help="Also write the tables: .md or .html.")]
+
+FieldMinCount = Annotated[
+    int | None, Option("--min-count", metavar="N", help="Clicks: values that training has fewer times are unknown.")
+]
+Gap = Annotated[
+    int | None,
+    Option(metavar="MS", help="Clicks: a showing does not see behaviours of its last MS milliseconds."),
+]
+HistoryUntil = Annotated[
+    str | None,
+    Option(metavar="sample|split", help="Clicks: histories end at the showing, or where its part of the data begins."),
+]
+BaseRun = Annotated[Path | None, Option("--base", metavar="RUN", help="Clicks: another run, to compare with.")]
+Picture = Annotated[
+    Path | None, Option(metavar="FILE", help="Clicks: draw the calibration into FILE, .html or .png (extra report).")
+]
+NegativeRate = Annotated[
+    float | None, Option(metavar="W", help="Clicks: the share of showings without a click that the data kept.")
+]
+BatchSize = Annotated[int | None, Option(metavar="N", help="Clicks: showings at a time; a matter of memory only.")]
+
+ClickRunDir = Annotated[Path, Argument(metavar="RUN", help="A run of a click model.")]
+ShownFile = Annotated[
+    Path, Option("--samples", metavar="FILE", help="Showings, CSV, TSV or Parquet; labels need not be.")
+]
+DoneFile = Annotated[
+    Path | None, Option("--behaviours", metavar="FILE", help="What their users did, with times; likewise.")
+]
+ItemsFile = Annotated[Path | None, Option("--items", metavar="FILE", help="Fields of items; else what the run knows.")]
+UsersFile = Annotated[Path | None, Option("--users", metavar="FILE", help="Fields of users, if the model has some.")]
+PredictionsOut = Annotated[
+    Path, Option("--out", metavar="FILE", help="The showings with a column probability: .parquet or .csv.")
+]
+UserColumn = Annotated[str | None, Option("--user", metavar="COL", help="Column of the users.")]
+ItemColumn = Annotated[str | None, Option("--item", metavar="COL", help="Column of the items.")]
+TimeColumn = Annotated[str | None, Option("--time", metavar="COL", help="Column of the times.")]
+
+Rerank = Annotated[
+    Path | None,
+    Option(metavar="RUN", help="A run of a click model, which brings the candidates into order."),
+]
+CandidatesOf = Annotated[
+    int | None,
+    Option("--candidates", metavar="N", help="With --rerank: candidates to begin with; 5 k, at least 100."),
+]
+AskedUser = Annotated[str | None, Option("--user", metavar="ID", help="With --rerank: who asks; else an unknown user.")]
+AskedAt = Annotated[
+    str | None,
+    Option(
+        "--at",
+        metavar="TIME",
+        help="With --rerank: when they are shown, milliseconds or 2024-05-01T18:30. The history becomes behaviours one"
+        " second apart before it, so where the log's times are real, ages are those of a single sitting. Not given:"
+        " the time of the last training sample.",
+    ),
+]
+Context = Annotated[
+    list[str] | None,
+    Option(metavar="name=value", help="With --rerank: a column of the showing or of users (users.x); may be repeated."),
+]
+BehaviourValue = Annotated[
+    list[str] | None,
+    Option("--behaviour", metavar="name=value", help="With --rerank: a column of all behaviours; may be repeated."),
+]

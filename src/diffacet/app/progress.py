@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from diffacet.app import runs
+from diffacet.app import rundir
 from diffacet.learn.checkpoint import Record
 from diffacet.learn.fit import Moment
 
@@ -57,7 +57,7 @@ class Watcher:
             self._bar.update(self._task, completed=moment.step, terms=terms, speed=self._speed(moment.step, now))
 
     def _start(self, moment: Moment, now: float) -> None:
-        self._total = moment.total or runs.read_about(self.run)["settings"]["training"]["max_steps"]
+        self._total = moment.total or rundir.read_about(self.run)["settings"]["training"]["max_steps"]
         self._begun = (moment.step, now)
         self.best = moment.trail.best
         if self.console.is_terminal:

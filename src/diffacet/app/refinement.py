@@ -120,7 +120,7 @@ def sweep(
         for steps, found in zip(chosen, metrics, strict=True):
             if progress is not None:
                 progress(f"asking {trial.run.path.name} with {_label(steps, total)} refinement steps")
-            run = runs_.load(trial.run.path, set={"refine_steps": steps})
+            run = runs_.of_items(runs_.load(trial.run.path, set={"refine_steps": steps}), "refinement")
             for name, value in evaluate(asked(run), holdout, length=run.settings.training.length, ks=ks).items():
                 found.setdefault(name, []).append(value)
             if number == 0:
@@ -164,8 +164,8 @@ def portrait(trial: Trial, metric: str, *, on: str = "test", data: Path | None =
     users = store.open(data or Path(run.about["data"]["path"])).log.users
     row = typical(trial, metric, holdout)
     history = histories(holdout, np.array([row]), length)
-    plain = runs_.load(run.path, set={"refine_steps": 0}, device="cpu")
-    refined = runs_.load(run.path, device="cpu")
+    plain = runs_.of_items(runs_.load(run.path, set={"refine_steps": 0}, device="cpu"), "refinement")
+    refined = runs_.of_items(runs_.load(run.path, device="cpu"), "refinement")
     before, reads, table = _look(plain, history)
     after, _, _ = _look(refined, history)
     target = set(holdout.target.row(row).tolist())

@@ -33,7 +33,8 @@ def check(out: Path, before: Mapping[str, Any], told: Mapping[str, Any]) -> None
 
 def _flat(told: Mapping[str, Any]) -> dict[str, Any]:
     """What must not change in a resumed run, name -> value, as JSON holds it."""
-    flat = {"model": told["model"], "split": told["split"]["name"], "split_seed": told["split"]["seed"]}
+    flat = {"model": told["model"], "split": told["split"]["name"], "split_seed": told["split"].get("seed")}
+    flat |= told.get("reading", {})
     if "clusters" in told:  # a file by its content; LightGCN's vectors are what they were when the run began
         flat["item_vectors"] = told["clusters"].get("fingerprint", told["clusters"]["from"])
     for group in ("model", "training"):

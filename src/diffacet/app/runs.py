@@ -1,17 +1,14 @@
 """Runs: from a data directory to a trained model in a directory of its own, and back.
 
-    run.json           model, settings, data, split, code and environment
-    catalogue.parquet  item_id, maybe title, categories and cluster; row n is item n + 1
-    metrics.jsonl      one line a validation
-    best.safetensors   the model of the best validation
-    last.safetensors   model, optimiser and trail of the newest one, to resume from
+Beside what every run directory holds (`rundir`) there is
 
-A run answers `recommend` from anywhere, without the data it was trained on.
+    catalogue.parquet  item_id, maybe title, categories and cluster; row n is item n + 1
+
+A run answers `recommend` from anywhere, without the data it was trained on. Runs of click models are `clicks.run`'s.
 """
 
-import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,11 +18,14 @@ import polars as pl
 import torch
 from torch import nn
 
-from diffacet import files
-from diffacet.app import clusters, resuming, settings, splitting
+from diffacet.app import clusters, rundir, splitting
+from diffacet.app.clicks import training as click_training
+from diffacet.app.clicks.run import ClickRun, Reading, check_items
+from diffacet.app.clicks.run import load as load_clicks
 from diffacet.app.environment import environment, pick_device
+from diffacet.app.rundir import ABOUT, Changes
 from diffacet.arrays import distinct
-from diffacet.core.contract import Card, Facts, IntArray, Preset, Training
+from diffacet.core.contract import Card, Facts, IntArray, Preset
 from diffacet.data import store
 from diffacet.data.ids import Ids
 from diffacet.data.interactions import Interactions
@@ -42,8 +42,7 @@ from diffacet.rank.evaluate import evaluate as measure
 from diffacet.rank.metrics import check_metric, usual_ks
 from diffacet.rank.ranking import BUDGET
 
-FORMAT = 1
-ABOUT, CATALOGUE = "run.json", "catalogue.parquet"
+CATALOGUE = "catalogue.parquet"
 Watch = Callable[[Moment], None]
 
 
@@ -101,11 +100,8 @@ class Run:
     def split(self, data: Path | None = None) -> Split:
         """The split that the run was trained on; see `holdout` for what is raised."""
         told = self.about["data"]
-        path = data or Path(told["path"])
-        if not path.exists():
-            raise BadRun(f"{self.path} was trained on {path}, which is not there; say where it is with --data DIR")
-        dataset = store.open(path)
-        _check_fingerprint(self.path, told, dataset)
+        dataset = store.open(rundir.data_of(self.path, told, data))
+        rundir.check_fingerprint(self.path, told, dataset.path, dataset.fingerprint)
         return splitting.cut(dataset, self.about["split"]["name"], self.about["split"]["seed"])
 
     def evaluate(
@@ -169,7 +165,7 @@ def train(
     out: Path | str,
     *,
     preset: str = "best",
-    set: Iterable[str] | Mapping[str, Any] = (),  # noqa: A002 - the command line's own word
+    set: Changes = (),  # noqa: A002 - the command line's own word
     split: str = splitting.AUTO,
     seed: int = 0,
     split_seed: int = 1230,
@@ -179,8 +175,9 @@ def train(
     resume: bool = False,
     watch: Watch | None = None,
     item_vectors: Path | str | None = None,
+    reading: Reading | None = None,
     tell: Callable[[str], None] | None = None,
-) -> Run:
+) -> Run | ClickRun:
     """Train a model and return the run with its best weights.
 
     Args:
@@ -189,46 +186,48 @@ def train(
         out: the run directory; new, or with `resume` an unfinished run of the same settings and data.
         preset: the settings to start from.
         set: changes to them, `["key=value"]` or a mapping.
-        split: a protocol of `SPLITS`, or "auto": the data's own split, else that of the model's task.
+        split: a protocol of `SPLITS`, or "auto": the data's own split, else that of the model's task; for a model of
+            clicks "day[:T[:V]]", "quantile[:A:B]" or "instant:T1:T2", or "auto".
         seed: of initial weights, batches, negatives and noise.
-        split_seed: of the shuffle of users; 1230 is the published protocol's.
+        split_seed: of the shuffle of users; 1230 is the published protocol's; click data are not shuffled.
         max_steps: training steps at most.
         device: "auto", "cpu" or "cuda".
         threads: of the CPU. More than one slows the small products of a training step, often by far.
         resume: go on from the last checkpoint in `out`, to the same result as an unbroken run.
         watch: called after every step.
         item_vectors: a .npy file, for models with clusters of items; None: LightGCN's, see `clusters`.
+        reading: how click data are read; None: as they say themselves.
         tell: called with a line on each stage before the training, and with advice.
 
     Raises:
         BadSetting, BadLog, BadRun: before anything is written, but for a checkpoint that cannot be.
     """
-    data, out = Path(data), Path(out)
-    card = card_of(name)
-    changes = dict(set) if isinstance(set, Mapping) else settings.split_pairs(set)
-    changes = {"seed": seed} | ({} if max_steps is None else {"max_steps": max_steps}) | changes
-    chosen = settings.apply(card, settings.preset(card, preset), changes)
+    data, out, card = Path(data), Path(out), card_of(name)
+    chosen = rundir.chosen(card, preset, set, seed, max_steps)
+    if threads < 1:
+        raise BadSetting(f"threads is at least 1; got {threads}")
+    if card.task == "click":
+        _check_click(item_vectors)
+        asked = click_training.Asked(preset, split, reading or Reading(), device, threads, resume)
+        return click_training.train(card, data, out, chosen, asked, watch=watch, tell=tell)
+    if reading is not None:
+        raise BadSetting(f"--min-count, --gap and --history-until are for models of clicks; {name} is none")
+    check_items(data, name)
     check_metric(chosen.training.metric)
     form = batches.form(card, chosen.training)
     batches.check_length(chosen.training, form)
     target = pick_device(device)
-    if threads < 1:
-        raise BadSetting(f"threads is at least 1; got {threads}")
     dataset = store.open(data)
     split = splitting.resolve(split, dataset.log.has_parts, card.task, dataset.log.parts_divide_users)
     cut = splitting.cut(dataset, split, split_seed, tell)
-    told: dict[str, Any] = {
-        "format": FORMAT,
-        "model": name,
-        "preset": preset,
-        "settings": {"model": dataclasses.asdict(chosen.model), "training": dataclasses.asdict(chosen.training)},
+    told = rundir.told_settings(name, preset, chosen) | {
         "data": {"name": dataset.name, "path": str(data.resolve()), "fingerprint": dataset.fingerprint},
         "facts": {"n_users": dataset.log.n_users},
         "split": {"name": split, "seed": split_seed, "leaks": cut.leaks, "dropped_users": cut.dropped_users},
     }
     grouping = clusters.plan(chosen.model, chosen.training.seed, dataset, cut.train, told["split"], item_vectors)
     told |= {} if grouping is None else {"clusters": grouping.told}
-    _check_directory(out, told, resume)
+    rundir.check_directory(out, told, resume)
     torch.set_num_threads(threads)
     again = partial(train, data=data, split=split, split_seed=split_seed, device=device, threads=threads)
     groups = clusters.make(grouping, out / CATALOGUE, again, tell)
@@ -252,9 +251,9 @@ def train(
 def load(
     path: Path | str,
     *,
-    set: Iterable[str] | Mapping[str, Any] = (),  # noqa: A002
+    set: Changes = (),  # noqa: A002
     device: str = "auto",
-) -> Run:
+) -> Run | ClickRun:
     """The run in `path` with its best weights; `set` may change settings that shape no weight.
 
     Raises:
@@ -262,82 +261,34 @@ def load(
         BadSetting: a setting that is unknown, out of range, or shapes weights.
     """
     path = Path(path)
-    told = read_about(path)
+    told = rundir.read_about(path)
     card = card_of(told["model"])
-    stored = Preset(
-        settings.from_dict(card.config, told["settings"]["model"], f"{path}/{ABOUT}"),
-        settings.from_dict(Training, told["settings"]["training"], f"{path}/{ABOUT}"),
-        told["preset"],
-    )
-    changes = dict(set) if isinstance(set, Mapping) else settings.split_pairs(set)
-    free = settings.inference_settings(card.config)
-    chosen = settings.apply(card, stored, changes)
-    for key in changes:
-        if key not in free:
-            allowed = ", ".join(sorted(free)) or "nothing"
-            raise BadSetting(f"'{key}' is fixed when {card.name} is trained; changeable on a run: {allowed}")
-    try:
-        catalogue = pl.read_parquet(path / CATALOGUE)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise BadRun(f"{path / CATALOGUE} is missing or damaged ({error}); restore it from a copy") from error
-    tensors, _ = checkpoint.read(path / checkpoint.BEST)
+    if card.task == "click":
+        return load_clicks(path, told, card, set, device)
+    chosen = rundir.stored(path, card, told, set)
+    catalogue = rundir.read_table(path / CATALOGUE)
     n_users, groups = told.get("facts", {}).get("n_users", 0), clusters.of_catalogue(catalogue)
     facts = Facts(len(catalogue), chosen.training.length, n_users=n_users, clusters=groups)
-    model = card.build(chosen.model, facts).to(pick_device(device))
-    checkpoint.restore(model, tensors, path / checkpoint.BEST)
-    return Run(path, told, card, chosen, model.eval(), catalogue)
+    return Run(path, told, card, chosen, rundir.restored(path, card, chosen, facts, device), catalogue)
 
 
-def read_about(path: Path) -> dict[str, Any]:
-    """run.json of a run directory; raises BadRun when it is none."""
-    none = f"{path} is no run directory: it holds no {ABOUT}; 'diffacet train' makes one"
-    return read_told(path, ABOUT, FORMAT, none, "restore it from a copy, or train again")
-
-
-def read_told(path: Path, name: str, version: int, none: str, mend: str) -> dict[str, Any]:
-    """The JSON file `name` that tells what the directory `path` holds, in the format `version`.
-
-    Raises:
-        BadRun: saying `none` when there is no such file, and `mend` when it is damaged.
-    """
-    try:
-        told = files.read_json(path / name)
-    except FileNotFoundError as error:
-        raise BadRun(none) from error
-    except (OSError, ValueError) as error:
-        raise BadRun(f"{path / name} is damaged ({error}); {mend}") from error
-    if told.get("format") != version:
-        raise BadRun(f"{path} has format {told.get('format')!r}; this version reads {version}")
-    return told
+def of_items(run: Run | ClickRun, what: str) -> Run:
+    """`run`, which `what` can be done with only if it ranks items; raises BadRun for a run of a click model."""
+    if isinstance(run, ClickRun):
+        raise BadRun(f"{run.path} is a run of {run.card.name}, a model of clicks, of which there is no {what}")
+    return run
 
 
 def _create(out: Path, told: dict[str, Any], log: Interactions, groups: IntArray | None) -> None:
     columns = {"item_id": log.items.values, "title": log.titles, "categories": log.categories}
     columns[clusters.COLUMN] = None if groups is None else pl.Series(groups[1:])
-    try:
-        with files.new_directory(out) as folder:
-            pl.DataFrame({n: c for n, c in columns.items() if c is not None}).write_parquet(folder / CATALOGUE)
-            files.write_json(folder / ABOUT, told)
-    except OSError as error:
-        raise BadRun(f"{out} cannot be written: {error}; choose another --out") from error
+    with rundir.created(out, told) as folder:
+        pl.DataFrame({n: c for n, c in columns.items() if c is not None}).write_parquet(folder / CATALOGUE)
 
 
-def _check_directory(out: Path, told: dict[str, Any], resume: bool) -> None:
-    """Refuse a directory that holds something else than this run."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not resume:
-        raise BadRun(f"{out} exists; choose another --out, or go on with the run in it by --resume")
-    before = read_about(out)
-    resuming.check(out, before, told)
-
-
-def _check_fingerprint(path: Path, told: Mapping[str, Any], dataset: store.Dataset) -> None:
-    if dataset.fingerprint != told["fingerprint"]:
-        raise BadRun(
-            f"{path} was trained on data with fingerprint {told['fingerprint']}; {dataset.path} has "
-            f"{dataset.fingerprint}: it is other data, or was changed since"
-        )
+def _check_click(item_vectors: Path | str | None) -> None:
+    if item_vectors is not None:
+        raise BadSetting("--item-vectors is for L-DiffRec's clusters of items; a model of clicks takes none")
 
 
 def _categories(catalogue: pl.DataFrame, primary: str = "last") -> ItemCategories | None:

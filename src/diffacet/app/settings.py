@@ -64,15 +64,15 @@ def text(value: Any) -> str:
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
-def split_pairs(pairs: Iterable[str]) -> dict[str, str]:
-    """`["a=1"]` -> `{"a": "1"}`; raises BadSetting for what is no pair, or for a key given twice."""
+def split_pairs(pairs: Iterable[str], option: str = "--set") -> dict[str, str]:
+    """`["a=1"]` -> `{"a": "1"}`; raises BadSetting for what is no pair of `option`, or for a key given twice."""
     found: dict[str, str] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
-            raise BadSetting(f"--set takes key=value; got '{pair}'")
+            raise BadSetting(f"{option} takes key=value; got '{pair}'")
         if key.strip() in found:
-            raise BadSetting(f"--set {key.strip()} is given twice")
+            raise BadSetting(f"{option} {key.strip()} is given twice")
         found[key.strip()] = value.strip()
     return found
 

@@ -63,7 +63,7 @@ def imported(console: Console, done: "Imported") -> None:
     if done.repeats is not None:
         verb = "dropped" if any(step.what == DROPPED for step in done.steps) else "kept"
         console.print(f"  repeats of user, item and time: {done.repeats:,} ({verb})", highlight=False)
-    table = _table("step", right=("users", "items", "interactions"))
+    table = new_table("step", right=("users", "items", "interactions"))
     for step in done.steps:
         table.add_row(step.what, f"{step.users:,}", f"{step.items:,}", f"{step.interactions:,}")
     console.print(table)
@@ -73,7 +73,7 @@ def imported(console: Console, done: "Imported") -> None:
 def statistics(console: Console, dataset: "Dataset", near: Sequence["Comparison"]) -> None:
     """A data directory's figures, and how it stands to known data sets."""
     facts = dataset.log.statistics()
-    table = _table("", title=f"{dataset.name}  ({dataset.fingerprint})", right=("value",))
+    table = new_table("", title=f"{dataset.name}  ({dataset.fingerprint})", right=("value",))
     for name, value in facts.items():
         if isinstance(value, Mapping):
             told = ", ".join(f"{key} {number(entry)}" for key, entry in value.items())
@@ -125,7 +125,7 @@ def about(card: "Card") -> dict[str, Any]:
 
 def models(console: Console, cards: Iterable["Card"]) -> None:
     """The table of models."""
-    table = _table("name", "what it is", "task", "presets", "paper")
+    table = new_table("name", "what it is", "task", "presets", "paper")
     for card in cards:
         paper = f"{card.paper.venue} {card.paper.year}"
         table.add_row(f"[bold]{card.name}[/]", card.summary, card.task, ", ".join(card.presets), paper)
@@ -142,7 +142,7 @@ def model(console: Console, card: "Card", rows: Iterable[Mapping[str, Any]]) -> 
     usual = "best" if "best" in card.presets else next(iter(card.presets))
     rows = list(rows)
     for group, title in (("model", "settings of the model"), ("training", "settings of the training")):
-        table = _table("name", "", "type", "range", usual, "meaning (and other presets)", title=title)
+        table = new_table("name", "", "type", "range", usual, "meaning (and other presets)", title=title)
         for fixed in (0, 1, 3):
             table.columns[fixed].no_wrap = True
         for row in (row for row in rows if row["group"] == group):
@@ -177,7 +177,7 @@ def evaluation(console: Console, result: Mapping[str, Any]) -> None:
     usual = NEXT_ITEM if single else COLLABORATIVE if result["split"] in MASKING else PUBLISHED
     apart = [name for name in names if name not in usual]
     for heading, chosen in (("as in the field's tables", usual), ("the others", apart)):
-        table = _table(heading, right=[f"@{k}" for k in ks])
+        table = new_table(heading, right=[f"@{k}" for k in ks])
         for name in chosen:
             table.add_row(name, *(number(result["metrics"].get(f"{name}@{k}")) for k in ks))
         console.print(table)
@@ -191,7 +191,7 @@ def probe(console: Console, told: Mapping[str, Any]) -> None:
         f"{told['classes']} classes ({told['category']} category; {told['merged']} small ones are one class)",
         highlight=False,
     )
-    table = _table("", right=("accuracy",))
+    table = new_table("", right=("accuracy",))
     spread = "" if math.isnan(told["deviation"]) else f" ± {told['deviation']:.4f}"
     table.add_row(f"held-out items, {told['seeds']} splits", f"{told['accuracy']:.4f}{spread}")
     table.add_row("fitted items", f"{told['train_accuracy']:.4f}")
@@ -214,7 +214,7 @@ def answer(found: "Candidates") -> dict[str, Any]:
 def candidates(console: Console, found: "Candidates", history: Sequence[str]) -> None:
     """Recommended items, best first."""
     console.print(f"for a history of {len(history)} items ({len(found.unknown)} unknown)", highlight=False)
-    table = _table("rank", "item", *(["title"] if found.titles is not None else []), right=("score", "interest"))
+    table = new_table("rank", "item", *(["title"] if found.titles is not None else []), right=("score", "interest"))
     for rank, item in enumerate(found.item_id.to_list()):
         title = [] if found.titles is None else [escape(found.titles[rank] or "")]
         score, interest = float(found.score[rank]), int(found.interest[rank])
@@ -224,7 +224,7 @@ def candidates(console: Console, found: "Candidates", history: Sequence[str]) ->
 
 def studies(console: Console, some: Iterable["Study"]) -> None:
     """The studies that are shipped."""
-    table = _table("name", "what it compares", "data", right=("rows",))
+    table = new_table("name", "what it compares", "data", right=("rows",))
     for study in some:
         rows = sum(len(each.asks) * math.prod(map(len, each.grid.values())) for each in study.row)
         table.add_row(f"[bold]{study.name}[/]", escape(study.title), ", ".join(study.data), str(rows))
@@ -233,7 +233,7 @@ def studies(console: Console, some: Iterable["Study"]) -> None:
 
 def planned(console: Console, plan: "Plan") -> None:
     """The runs that a study would do."""
-    table = _table("run", "model", "preset", "set", right=("seed", "split seed", "steps at most", "asked in"))
+    table = new_table("run", "model", "preset", "set", right=("seed", "split seed", "steps at most", "asked in"))
     for job in plan.jobs:
         row = job.variant
         changes = " ".join(f"{key}={value}" for key, value in row.set.items())
@@ -257,7 +257,7 @@ def page(console: Console, page: "Page") -> None:
         console.print(sentence.replace("**", ""), style="yellow", highlight=False, markup=False, soft_wrap=True)
     for sheet in page.sheets:
         for grid in sheet.grids:
-            table = _table(grid.head[0], title=f"{sheet.data}: {grid.title}", right=grid.head[1:])
+            table = new_table(grid.head[0], title=f"{sheet.data}: {grid.title}", right=grid.head[1:])
             for place, row in enumerate(grid.rows):
                 cells = [f"[bold green]{c}[/]" if (place, n) in grid.best else escape(c) for n, c in enumerate(row)]
                 table.add_row(*cells)
@@ -272,7 +272,7 @@ def about_page(page: "Page") -> dict[str, Any]:
     """What `compare --json` prints."""
     from dataclasses import asdict
 
-    from diffacet.app.studies.tables import COLUMNS
+    from diffacet.app.studies.tables import costs_of
 
     sheets = []
     for sheet in page.sheets:
@@ -287,7 +287,7 @@ def about_page(page: "Page") -> dict[str, Any]:
                 for on in ("valid", "test")
             }
             keys = [dict(zip(("split", "split_seed", "seed"), trial.key, strict=True)) for trial in line.trials]
-            costs = {name: line.cost(name) for name, _, _ in COLUMNS}
+            costs = {name: line.cost(name) for name, _, _ in costs_of(line)}
             rows.append({"label": line.label, "runs": keys, "published": line.published, **metrics, "costs": costs})
         pairs = [asdict(pair) for pair in sheet.pairs]
         told = {"data": sheet.data, "on": layout.on, "base": layout.base, "rows": rows, "pairs": pairs}
@@ -303,7 +303,8 @@ def _print_wide(console: Console, table: Table) -> None:
         console.print(table, width=400, crop=False)
 
 
-def _table(*left: str, title: str | None = None, right: Iterable[str] = ()) -> Table:
+def new_table(*left: str, title: str | None = None, right: Iterable[str] = ()) -> Table:
+    """An empty table as all of them look, with columns of text, then of numbers."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in left:
         table.add_column(name, style=None, header_style="dim")

@@ -10,11 +10,12 @@ from typing import Any
 
 import typer
 
-from diffacet.app.cli import data, probe, runs, studies, tune  # importing a module adds its commands to `app`
+# Importing a module adds its commands to `app`.
+from diffacet.app.cli import clicks, data, interests, predict, probe, runs, studies, tune
 from diffacet.app.cli.shell import app
 from diffacet.errors import DiffacetError
 
-__all__ = ["COMMANDS", "app", "data", "main", "probe", "runs", "studies", "tune"]
+__all__ = ["COMMANDS", "app", "clicks", "data", "interests", "main", "predict", "probe", "runs", "studies", "tune"]
 
 # Which package typer takes its click from depends on its version.
 ClickException: type[Exception] = typer.BadParameter.__mro__[2]
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code == INTERRUPTED:
         again = "the same command with --resume"
         hints = {"train": again, "study": again, "tune": again, "demo": "the same command"}
-        hint = f"; {hints[given[0]]} goes on from the last validation" if given and given[0] in hints else ""
+        hint = f"; {hints[given[0]]} goes on from the last checkpoint" if given and given[0] in hints else ""
         typer.echo(f"diffacet: interrupted{hint}", err=True)
     return int(code)
 

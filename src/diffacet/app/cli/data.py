@@ -138,16 +138,26 @@ def split(
 @app.command(
     short_help="Show the figures of a data directory, beside known data sets.",
     help=o.described(
-        "Figures of a data directory, and where they differ from the tables of papers that used the same data.",
+        "Figures of a data directory, and where they differ from the tables of papers that used the same data; of click"
+        " data those of each part, and how long the histories are that samples see.",
         "diffacet stats data/mine",
         "diffacet stats data/mine --json",
     ),
 )
 def stats(directory: o.DataDir, as_json: o.Json = False) -> None:
     """Figures of a data directory."""
-    from diffacet.app import show
-    from diffacet.data import atlas, store
+    from diffacet.app import click_show, show
+    from diffacet.data import atlas, clicks, store
 
+    if (directory / clicks.SAMPLES).is_file():
+        packed = clicks.open(directory)
+        figures = clicks.statistics(packed)
+        if as_json:
+            about = {"name": packed.name, "path": str(directory), "fingerprint": packed.fingerprint}
+            print_json(about | {"statistics": figures, "notes": packed.notes})
+        else:
+            click_show.statistics(console_of(), packed, figures)
+        return
     dataset = store.open(directory)
     facts = dataset.log.statistics()
     near = atlas.compare(dataset.name, facts)

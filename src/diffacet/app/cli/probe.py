@@ -34,7 +34,7 @@ def probe(
     """Run to accuracy of its item vectors."""
     from diffacet.app import runs, show
 
-    told = probed(runs.load(run, device=device), category=category, raw=raw, data=data)
+    told = probed(runs.of_items(runs.load(run, device=device), "probe"), category=category, raw=raw, data=data)
     if as_json:
         print_json(told)
     else:

@@ -6,8 +6,11 @@ from pathlib import Path
 import typer
 
 from diffacet.app import options as o
+from diffacet.app.cli import predict as of_clicks
 from diffacet.app.cli.shell import app, console_of, print_json, tell_next
 from diffacet.errors import BadSetting
+
+SPLIT_SEED, MEMORY = 1230, 256
 
 
 @app.command(
@@ -19,6 +22,7 @@ from diffacet.errors import BadSetting
         "diffacet train dmi --data data/mine --out runs/paper --preset paper --seed 1",
         "diffacet train dmi --data data/mine --out runs/no-pruning --set variant=ip --set eta=0.2",
         "diffacet train dimerec --data data/mine --out runs/dimerec --split next-item-last",
+        "diffacet train diffumin --data data/clicks --out runs/diffumin --split day:1:1",
         "diffacet train dmi --data data/mine --out runs/dmi --resume",
     ),
 )
@@ -30,17 +34,21 @@ def train(
     set_: o.Set = None,
     split: o.SplitName = "auto",
     seed: o.Seed = 0,
-    split_seed: o.SplitSeed = 1230,
+    split_seed: o.SplitSeed = SPLIT_SEED,
     max_steps: o.MaxSteps = None,
     device: o.Device = "auto",
     threads: o.Threads = 1,
     resume: o.Resume = False,
     item_vectors: o.ItemVectors = None,
+    min_count: o.FieldMinCount = None,
+    gap: o.Gap = None,
+    history_until: o.HistoryUntil = None,
 ) -> None:
     """Data directory to trained model."""
     from diffacet.app import runs
     from diffacet.app.progress import Watcher
 
+    reading = of_clicks.reading(model, split_seed != SPLIT_SEED, min_count, gap, history_until)
     stages = console_of(stderr=True)
     with Watcher(out, stages, model) as watcher:
         run = runs.train(
@@ -58,6 +66,7 @@ def train(
             resume=resume,
             watch=watcher,
             item_vectors=item_vectors,
+            reading=reading,
             tell=partial(stages.print, highlight=False, markup=False, soft_wrap=True),
         )
     trail, metric = run.trail(), run.settings.training.metric
@@ -70,8 +79,12 @@ def train(
         markup=False,
         soft_wrap=True,
     )
-    example = ",".join(str(item) for item in run.catalogue["item_id"].head(2))
-    tell_next(console, f"diffacet evaluate {out}", f"diffacet recommend {out} --history {example}")
+    if isinstance(run, runs.Run):
+        example = ",".join(str(item) for item in run.catalogue["item_id"].head(2))
+        tell_next(console, f"diffacet evaluate {out}", f"diffacet recommend {out} --history {example}")
+    else:
+        asked = f"--samples FILE{'' if run.schema.history == 'inline' else ' --behaviours FILE'} --out FILE.parquet"
+        tell_next(console, f"diffacet evaluate {out}", f"diffacet predict {out} {asked}")
 
 
 @app.command(
@@ -84,6 +97,7 @@ def train(
         "diffacet evaluate runs/facet --on valid --set prior_weight=2",
         "diffacet evaluate runs/ease --input train+valid    # collaborative: show the validation part, too",
         "diffacet evaluate runs/sasrec --average users      # next item: no user counts more than another",
+        "diffacet evaluate runs/diffumin --base runs/din --picture calibration.html    # clicks: AUC and the like",
     ),
 )
 def evaluate(
@@ -98,7 +112,11 @@ def evaluate(
     average: o.Average = "evaluated",
     category: o.Category = "last",
     data: o.MovedData = None,
-    memory: o.Memory = 256,
+    memory: o.Memory = MEMORY,
+    base: o.BaseRun = None,
+    picture: o.Picture = None,
+    negative_rate: o.NegativeRate = None,
+    batch_size: o.BatchSize = None,
     device: o.Device = "auto",
     as_json: o.Json = False,
 ) -> None:
@@ -106,6 +124,22 @@ def evaluate(
     from diffacet.app import progress, runs, show
 
     loaded = runs.load(run, set=_asked(refine_steps, set_), device=device)
+    usual = {
+        "--k": not k,
+        "--exclude-seen": exclude_seen is None,
+        "--input": input == "train",
+        "--include-empty": not include_empty,
+        "--average": average == "evaluated",
+        "--category": category == "last",
+        "--memory": memory == MEMORY,
+    }
+    own = {"--base": base, "--picture": picture, "--negative-rate": negative_rate, "--batch-size": batch_size}
+    if not isinstance(loaded, runs.Run):
+        of_clicks.refuse(loaded.card.name, "a model of clicks", [name for name, kept in usual.items() if not kept])
+        asked = of_clicks.Asked(on, base, picture, negative_rate, batch_size, data, device)
+        of_clicks.evaluated(loaded, asked, as_json=as_json)
+        return
+    of_clicks.refuse(loaded.card.name, "no model of clicks", [name for name, value in own.items() if value is not None])
     with progress.counting(console_of(stderr=True), "cases") as bar:
         result = loaded.evaluate(
             on,
@@ -132,6 +166,7 @@ def evaluate(
         "diffacet recommend runs/dmi --history 12,7,99",
         "diffacet recommend runs/dmi --history 12,7,99 --k 50 --diversity 0.5 --json",
         "diffacet recommend runs/dimerec --history 12,7,99 --set denoise_steps=5 --set samples=4",
+        "diffacet recommend runs/dmi --history 12,7,99 --rerank runs/din --user 4 --context hour=18",
     ),
 )
 def recommend(
@@ -143,6 +178,12 @@ def recommend(
     index: o.IndexKind = "exact",
     refine_steps: o.RefineSteps = None,
     set_: o.Asked = None,
+    rerank: o.Rerank = None,
+    candidates: o.CandidatesOf = None,
+    user: o.AskedUser = None,
+    at: o.AskedAt = None,
+    context: o.Context = None,
+    behaviour: o.BehaviourValue = None,
     device: o.Device = "auto",
     as_json: o.Json = False,
 ) -> None:
@@ -152,13 +193,17 @@ def recommend(
     ids = [part.strip() for part in history.split(",") if part.strip()]
     if not ids:
         raise BadSetting("--history is empty; give item ids of the log, oldest first: --history 12,7,99")
-    recommender = runs.load(run, set=_asked(refine_steps, set_), device=device).recommender(index)
-    found = recommender.recommend(ids, k, exclude_seen=not include_seen, diversity=diversity)
+    wish = of_clicks.Wish(rerank, candidates, user, at, context, behaviour)
+    wanted = wish.candidates_for(k)
+    loaded = runs.of_items(runs.load(run, set=_asked(refine_steps, set_), device=device), "recommendation")
+    found = loaded.recommender(index).recommend(ids, wanted, exclude_seen=not include_seen, diversity=diversity)
     if found.unknown:
         typer.echo(f"diffacet: not in the catalogue, passed over: {', '.join(map(str, found.unknown))}", err=True)
     if not len(found):
         typer.echo("diffacet: nothing is left to recommend: the history holds the whole catalogue", err=True)
-    if as_json:
+    if rerank is not None and len(found):
+        of_clicks.reranked(found, ids, k, wish, device=device, as_json=as_json)
+    elif as_json:
         print_json(show.answer(found))
     else:
         show.candidates(console_of(), found, ids)

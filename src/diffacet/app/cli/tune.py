@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 OutDir = Annotated[Path, Option(metavar="DIR", help="The directory of the search, to make.")]
 Trials = Annotated[int, Option(metavar="N", help="How many settings to try, those of a resumed search included.")]
-Metric = Annotated[str | None, Option(metavar="NAME@K", help="Validation metric; the preset's if not given.")]
+Metric = Annotated[
+    str | None, Option(metavar="NAME@K", help="Validation metric, of clicks auc or gauc; the preset's if not given.")
+]
 Only = Annotated[list[str] | None, Option(metavar="SETTING", help="Search this one; may be repeated.")]
 SplitSeeds = Annotated[str, Option(metavar="N[,N...]", help="A trial's value is the mean over the splits of these.")]
 Workers = Annotated[int, Option(metavar="N", help="Trials at once, each in a process with one thread.")]

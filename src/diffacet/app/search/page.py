@@ -37,6 +37,7 @@ def write(path: Path, card: Card, dimensions: Mapping[str, Dimension], found: Tu
         figures={name: json.dumps(figure).replace("<", "\\u003c") for name, figure in drawn.items()},
         about=about,
         source=found.best.source,
+        cases=cases_of(about),
         command=command(found, about),
     )
     report.write(path, content)
@@ -48,12 +49,18 @@ def command(found: Tuned, about: Mapping[str, Any]) -> str:
     return f"diffacet train {about['model']} --data {data} --out RUN --preset {best}"
 
 
+def cases_of(about: Mapping[str, Any]) -> str:
+    """What is held out: users, or samples of click data."""
+    return "samples" if about.get("task") == "click" else "users"
+
+
 def _headline(found: Tuned, about: Mapping[str, Any]) -> list[str]:
     """The result in plain sentences."""
-    count, seeds = len(found.trials), about["split"]["seeds"]
+    count, seeds, cases = len(found.trials), about["split"]["seeds"], cases_of(about)
+    mean = "" if cases == "samples" else f", the mean over {len(seeds)} split{'s' if len(seeds) > 1 else ''}"
     said = [
         f"The best of {count} trial{'s' if count > 1 else ''} reaches {found.metric} {found.value:.4f} on validation"
-        f" users, the mean over {len(seeds)} split{'s' if len(seeds) > 1 else ''}."
+        f" {cases}{mean}."
     ]
     if found.start is None:
         said.append(f"The preset '{about['preset']}', with which the search began, could not be measured.")
@@ -61,7 +68,7 @@ def _headline(found: Tuned, about: Mapping[str, Any]) -> list[str]:
         share = 100 * (found.value / found.start - 1) if found.start else float("inf")
         said.append(
             f"That is {share:.1f} % above {found.start:.4f}, where the preset '{about['preset']}' stands. The best of "
-            "many is chosen for its luck, too: expect less of it on users that the search has not seen."
+            f"many is chosen for its luck, too: expect less of it on {cases} that the search has not seen."
         )
     else:
         said.append(f"No trial was better than the preset '{about['preset']}' itself.")

@@ -25,13 +25,18 @@ import polars as pl
 
 from diffacet import files
 from diffacet.app import settings, splitting
+from diffacet.app.clicks.run import Reading, check_clicks, check_items, open_data
+from diffacet.app.clicks.training import check_classes
 from diffacet.app.environment import environment, pick_device
 from diffacet.app.search import page
 from diffacet.app.search.queue import Queue, best, importance, opened, over
 from diffacet.app.search.space import Dimension, space
 from diffacet.app.search.trials import Standing, Task, Tried, Tuned
+from diffacet.app.studies import clicks
 from diffacet.core.contract import Card, Preset
 from diffacet.data import store
+from diffacet.data.clicks import Packed
+from diffacet.data.store import Dataset
 from diffacet.errors import BadRun, BadSetting, require
 from diffacet.models import card as card_of
 from diffacet.rank.metrics import check_metric
@@ -82,12 +87,13 @@ def tune(
         data: a data directory.
         out: directory of the search; new, or with `resume` a search of the same space, data and settings.
         trials: how many, those of a resumed search included.
-        metric: a validation metric, by which a run also chooses its checkpoint; None: the preset's.
+        metric: a validation metric, by which a run also chooses its checkpoint (auc or gauc of a model of clicks);
+            None: the preset's.
         preset: the settings to start from, a name or a preset file.
         set: settings that every trial has, and that are not searched.
         only: search these settings and no others.
         split: a protocol of `SPLITS`, or "auto": the data's own split, else that of the model's task.
-        split_seeds: a trial's value is the mean over the splits of these seeds.
+        split_seeds: a trial's value is the mean over the splits of these seeds; click data have one split.
         seed: of the search, and of every run's weights, batches, negatives and noise.
         max_steps: training steps at most.
         workers: trials at once, each in a process of its own with one thread. More than one need a main module
@@ -139,16 +145,13 @@ def tune(
 def _plan(task: Task, base: Preset, only: Sequence[str]) -> _Plan:
     """Check all that can be checked before anything is written."""
     card, seeds = card_of(task.model), task.split_seeds
-    check_metric(base.training.metric)
+    (clicks.check_validation if card.task == "click" else check_metric)(base.training.metric)
     dimensions = space(card, base, fixed=list(task.fixed), only=only)
     if not seeds or len({*seeds}) < len(seeds):
         raise BadSetting(f"split seeds are one or more different numbers; got {', '.join(map(str, seeds)) or 'none'}")
     target = pick_device(task.device)
-    dataset = store.open(task.data)
-    log = dataset.log
-    protocol = splitting.resolve(task.split, log.has_parts, card.task, log.parts_divide_users)
-    task = dataclasses.replace(task, split=protocol)
-    splitting.cut(dataset, task.split, seeds[0])
+    split, dataset = (_clicks if card.task == "click" else _interactions)(task, card)
+    task = dataclasses.replace(task, split=split)
     about = {
         "format": FORMAT,
         "model": task.model,
@@ -156,12 +159,35 @@ def _plan(task: Task, base: Preset, only: Sequence[str]) -> _Plan:
         "settings": {"model": dataclasses.asdict(base.model), "training": dataclasses.asdict(base.training)},
         "space": {name: dimension.described() for name, dimension in dimensions.items()},
         "metric": task.metric,
+        "task": card.task,
         "data": {"name": dataset.name, "path": str(task.data.resolve()), "fingerprint": dataset.fingerprint},
         "split": {"name": task.split, "seeds": list(seeds)},
         "seed": task.seed,
         "environment": environment(target),
     }
     return _Plan(card, base, task, dimensions, json.loads(json.dumps(about)))
+
+
+def _interactions(task: Task, card: Card) -> tuple[str, Dataset]:
+    """The split, resolved and tried, and the data of a model of items."""
+    check_items(task.data, card.name)
+    dataset = store.open(task.data)
+    log = dataset.log
+    split = splitting.resolve(task.split, log.has_parts, card.task, log.parts_divide_users)
+    splitting.cut(dataset, split, task.split_seeds[0])
+    return split, dataset
+
+
+def _clicks(task: Task, card: Card) -> tuple[str, Packed]:
+    """The split and the data of a model of clicks."""
+    if len(task.split_seeds) > 1:
+        raise BadSetting(
+            "click data are split by time and not shuffled, so there is one split; leave out --split-seeds"
+        )
+    check_clicks(task.data, card.name)
+    packed = open_data(task.data, task.split, Reading())
+    check_classes(packed)
+    return task.split, packed
 
 
 def _check_directory(out: Path, about: dict[str, Any], resume: bool) -> None:
@@ -222,10 +248,10 @@ def _write(plan: _Plan, out: Path, trials: Sequence[Tried], mattered: Mapping[st
             return None
         chosen = settings.apply(plan.card, plan.base, first.values)
         data, split, task = plan.about["data"], plan.about["split"], plan.task
+        seeds = "" if plan.card.task == "click" else f", split seeds {', '.join(map(str, task.split_seeds))}"
         source = (
-            f"tuned on validation of {data['name']} ({data['fingerprint']}), {split['name']}, split seeds "
-            f"{', '.join(map(str, task.split_seeds))}: {task.metric} {first.value:.4f}, trial {first.number} of "
-            f"{len(trials)} that began with preset {task.preset}"
+            f"tuned on validation of {data['name']} ({data['fingerprint']}), {split['name']}{seeds}: {task.metric} "
+            f"{first.value:.4f}, trial {first.number} of {len(trials)} that began with preset {task.preset}"
         )
         chosen = dataclasses.replace(chosen, source=source)
         settings.write_preset(out / BEST, plan.card, chosen)

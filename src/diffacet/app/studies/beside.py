@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from diffacet.app import report, runs, settings
+from diffacet.app.clicks.run import AUTO, ClickRun
 from diffacet.app.runs import Run
-from diffacet.app.studies import conduct, folder, spec, tables, work
+from diffacet.app.studies import clicks, conduct, folder, spec, tables, work
 from diffacet.app.studies.plan import BY_USER, check_metrics, check_names
 from diffacet.app.studies.results import Line, Trial
 from diffacet.app.studies.tables import Layout, Page
 from diffacet.errors import BadRun, BadSetting, nearest
 
+AnyRun = Run | ClickRun
 METRICS = ("recall@20", "hit_rate@20", "recall@50", "hit_rate@50", "ndcg@50")
 TESTS = ("recall@50", "ndcg@50")
 
@@ -33,14 +35,16 @@ def page(
     Args:
         paths: run directories; or a study's folder, which a study file or name may precede.
         on: "valid" or "test"; None: what the study says, else test.
-        metrics: columns, the first two of which are tested; none: what the study says, else the usual ones.
+        metrics: columns, the first two of which are tested (of models of clicks auc is); none: what the study says,
+            else the usual ones.
         base: the row that the others are compared with; None: what the study says, else the first.
         data: the runs' data directory, where it has moved.
         device: where runs are measured.
         progress: told (runs measured, all runs).
 
     Raises:
-        BadRun: no run or study, runs of different data, two runs of one kind with one seed.
+        BadRun: no run or study, runs of different data or of models of clicks beside others, two runs of one kind with
+            one seed.
         BadSetting: an unknown metric or row.
     """
     if on not in (None, "valid", "test"):
@@ -103,46 +107,70 @@ def _of_runs(
     progress: Callable[[int, int], None] | None,
 ) -> Page:
     found = [runs.load(path, device=device) for path in paths]
+    _check_data(found)
     first = found[0].about["data"]
-    for run in found:
-        own = run.about["data"]
-        if own["fingerprint"] != first["fingerprint"]:
-            raise BadRun(
-                f"{run.path} is of other data ({own['name']}, {own['fingerprint']}) than {found[0].path} "
-                f"({first['name']}, {first['fingerprint']}); only runs of the same data are compared"
-            )
     groups = _groups(found)
-    shown = tuple(metrics or METRICS)
-    tests = _tests(shown) or TESTS
+    shown, tests = _checked(found, metrics)
     against = base or next(iter(groups))
     _check_base(against, list(groups))
-    check_names((*shown, *tests), "--metric", categories=all("categories" in run.catalogue.columns for run in found))
     names = dict.fromkeys((*shown, *tests))
-    what = work.wanted(names, (int(name.partition("@")[2]) for name in names))
+    what = work.wanted(names, (int(k) for name in names if (k := name.partition("@")[2])))
     lines, count = [], 0
     for label, some in groups.items():
         trials = []
         for run in some:
-            numbers, users = work.measure(run, run.split(data), what, device=device)
-            trials.append(Trial(work.describe(run, label=label) | {"asks": numbers}, users))
+            numbers, cases, draws = work.measure(run, what, data=data, device=device)
+            trials.append(Trial(work.describe(run, label=label) | {"asks": numbers}, cases, draws=draws))
             count += 1
             if progress is not None:
                 progress(count, len(found))
         lines.append(Line(label, first["name"], tuple(trials)))
     layout = Layout(shown, tests, on, against)
-    lead = [] if max(len(line.trials) for line in lines) > 1 else ["One run of each: nothing is tested."]
+    single = tables.few_seeds(lines) if lines[0].clicks else "One run of each: nothing is tested."
+    lead = [] if max(len(line.trials) for line in lines) > 1 else [single]
     return Page(f"Runs on {first['name']}", (tables.sheet(lines, layout),), tuple(lead))
 
 
-def _groups(found: Sequence[Run]) -> dict[str, list[Run]]:
+def _check_data(found: Sequence[AnyRun]) -> None:
+    """Refuse runs that have no held-out part in common; raises BadRun."""
+    first, told = found[0], found[0].about["data"]
+    for run in found:
+        own = run.about["data"]
+        if isinstance(run, ClickRun) != isinstance(first, ClickRun):
+            one, other = (run, first) if isinstance(run, ClickRun) else (first, run)
+            raise BadRun(
+                f"{one.path} is of a model of clicks and {other.path} of one that ranks items; they have no metric in "
+                "common, so compare each kind by itself"
+            )
+        if own["fingerprint"] != told["fingerprint"]:
+            cut = ", or split otherwise," if isinstance(run, ClickRun) else ""
+            raise BadRun(
+                f"{run.path} is of other data{cut} ({own['name']}, {own['fingerprint']}) than {first.path} "
+                f"({told['name']}, {told['fingerprint']}); only runs of the same data are compared"
+            )
+
+
+def _checked(found: Sequence[AnyRun], metrics: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Columns and tested metrics, each there; raises BadSetting."""
+    if any(isinstance(run, ClickRun) for run in found):
+        clicks.check_names(metrics, "--metric")
+        return tuple(metrics or clicks.METRICS), clicks.TESTED
+    shown = tuple(metrics or METRICS)
+    tests = _tests(shown) or TESTS
+    categories = all("categories" in run.catalogue.columns for run in found if isinstance(run, Run))
+    check_names((*shown, *tests), "--metric", categories=categories)
+    return shown, tests
+
+
+def _groups(found: Sequence[AnyRun]) -> dict[str, list[AnyRun]]:
     """Label -> runs that differ in their seeds only, in the order of the seeds."""
-    kinds: dict[str, list[Run]] = {}
+    kinds: dict[str, list[AnyRun]] = {}
     for run in found:
         told = json.loads(json.dumps(run.about["settings"]))
         told["training"].pop("seed", None)
         kind = json.dumps([run.card.name, told, run.about["split"]["name"]], sort_keys=True)
         kinds.setdefault(kind, []).append(run)
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[AnyRun]] = {}
     for some in kinds.values():
         label, number = _label(some[0]), 2
         while label in groups:
@@ -156,11 +184,11 @@ def _groups(found: Sequence[Run]) -> dict[str, list[Run]]:
     return groups
 
 
-def _seeds(run: Run) -> tuple[int, int]:
-    return run.about["split"]["seed"], run.settings.training.seed
+def _seeds(run: AnyRun) -> tuple[int, int]:
+    return run.about["split"].get("seed", 0), run.settings.training.seed
 
 
-def _label(run: Run) -> str:
+def _label(run: AnyRun) -> str:
     """Model, preset, and what is changed of it."""
     words = [run.card.name, str(run.about["preset"])]
     for row in settings.describe(run.card):
@@ -168,7 +196,7 @@ def _label(run: Run) -> str:
             value = getattr(getattr(run.settings, row["group"]), row["name"])
             if value != row["presets"][run.about["preset"]]:
                 words.append(f"{row['name']} {settings.text(value)}")
-    if run.about["split"]["name"] != "by-user":
+    if run.about["split"]["name"] not in ("by-user", AUTO):
         words.append(run.about["split"]["name"])
     return ", ".join(words)
 

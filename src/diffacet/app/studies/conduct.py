@@ -121,7 +121,7 @@ def page_of(plan: Plan, lines: Sequence[results.Line], failures: Sequence[farm.F
     if plan.cut.told():
         lead.append(f"**This is not the whole study.** It was cut by {' '.join(plan.cut.told())}.")
     if max(len(line.trials) for line in lines) < 2:
-        lead.append("One seed only: nothing is tested, and no difference below can be told from chance.")
+        lead.append(tables.few_seeds(lines))
     names = {job.name for job in plan.jobs}
     missing = len(names) - len({t.told["job"] for line in lines for t in line.trials})
     if missing:

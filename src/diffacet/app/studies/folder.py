@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from diffacet import files
-from diffacet.app import runs
+from diffacet.app import rundir
 from diffacet.app.studies.plan import Cut, Job, Place, Plan, assemble
 from diffacet.app.studies.spec import Study, parse
-from diffacet.app.studies.work import RESULT, USERS, wanted_of
+from diffacet.app.studies.work import RESULT, kept, wanted_of
 from diffacet.errors import BadRun
 
 FORMAT = 1
@@ -89,7 +89,7 @@ def _runs(plan: Plan) -> dict[str, Any]:
 def read_about(out: Path) -> dict[str, Any]:
     """study.json of a study's folder; raises BadRun when it is none."""
     none = f"{out} is not the folder of a study: it holds no {ABOUT}"
-    return runs.read_told(out, ABOUT, FORMAT, none, "restore it from a copy, or choose another --out")
+    return rundir.read_told(out, ABOUT, FORMAT, none, "restore it from a copy, or choose another --out")
 
 
 def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], out: Path) -> None:
@@ -122,7 +122,7 @@ def finished(out: Path, plan: Plan, job: Job) -> bool:
     asked, done = json.loads(json.dumps(wanted_of(plan.study, job.variant.asks))), result.get("measured")
     return (
         isinstance(done, dict)
-        and (folder / USERS).exists()
+        and kept(folder).exists()
         and done["asks"] == asked["asks"]
         and all({*asked[key]} <= {*done[key]} for key in ("ks", "by_user"))
         and asked["categories"] <= done["categories"]

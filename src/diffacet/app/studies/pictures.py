@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffacet.app.figures import COLOURS, LOG, Figure, training_curve
-from diffacet.app.studies import folder, work
+from diffacet.app.studies import clicks, folder, work
 from diffacet.app.studies.results import Line
 from diffacet.app.studies.tables import Sheet
 from diffacet.errors import MissingExtra, require
@@ -62,20 +62,24 @@ def across(sheets: Sequence[Sheet], metrics: Sequence[str], on: str) -> dict[str
 
 
 def bars(lines: Sequence[Line], metric: str, on: str) -> Figure:
-    """A bar with its deviation for each row, a diamond for each run, a circle for the published number."""
+    """A bar with its deviation for each row, a diamond for each run, a circle for the published number.
+
+    An AUC says nothing by its distance from zero: of it rows have dots instead of bars, on an axis that begins near the
+    lowest of them.
+    """
+    dots = metric in clicks.HIGHER
     shown = [line for line in reversed(lines) if line.values(metric, on)]
     names, means = [line.label for line in shown], [line.mean(metric, on) for line in shown]
     told = [line for line in shown if metric in line.published]
+    form = {"type": "scatter", "mode": "markers"} if dots else {"type": "bar", "orientation": "h", "width": 0.62}
     data: list[dict[str, Any]] = [
         {
-            "type": "bar",
-            "orientation": "h",
+            **form,
             "name": "mean",
             "x": means,
             "y": names,
             "error_x": {"type": "data", "array": _deviations(shown, metric, on), "thickness": 1.2},
-            "marker": {"color": COLOURS[1], "opacity": 0.85},
-            "width": 0.62,
+            "marker": {"color": COLOURS[1], "opacity": 0.85} | ({"size": 12} if dots else {}),
             "hovertemplate": "%{y}: %{x:.4f}<extra></extra>",
         },
         {
@@ -100,8 +104,8 @@ def bars(lines: Sequence[Line], metric: str, on: str) -> Figure:
                 "hovertemplate": "%{y}, published: %{x:.4f}<extra></extra>",
             }
         )
-    x = {"title": {"text": metric}, "rangemode": "tozero"}
-    y = {"showgrid": False, "type": "category"}
+    x = {"title": {"text": metric}, "rangemode": "normal" if dots else "tozero"}
+    y = {"showgrid": dots, "type": "category"}
     return {"data": data, "layout": {"xaxis": x, "yaxis": y, "height": 130 + 30 * len(shown)}}
 
 
@@ -127,7 +131,7 @@ def _grids(sheet: Sheet, metrics: Sequence[str], on: str) -> dict[str, Figure]:
 
 
 def _asks(sheet: Sheet, metrics: Sequence[str], on: str) -> dict[str, Figure]:
-    """For each metric the ways of asking against quality, and one figure of their users a second."""
+    """For each metric the ways of asking against quality, and one figure of their users, or samples, a second."""
     rows = {name: lines for name, lines in _rows(sheet).items() if len(lines) > 1}
     if not rows:
         return {}
@@ -140,19 +144,20 @@ def _asks(sheet: Sheet, metrics: Sequence[str], on: str) -> dict[str, Figure]:
         ]
         y = {"title": {"text": metric}}
         drawn[f"{metric} on {sheet.data}"] = {"data": data, "layout": {"xaxis": x, "yaxis": y}}
+    what = "samples" if sheet.lines[0].clicks else "users"
     speed = [
         {
             "type": "bar",
             "name": name,
             "x": [line.suffix or "as trained" for line in lines],
-            "y": [line.cost("users_per_second") for line in lines],
+            "y": [line.cost(line.pace) for line in lines],
             "marker": {"color": COLOURS[n % len(COLOURS)], "opacity": 0.85},
-            "hovertemplate": f"{name}, %{{x}}: %{{y:,.0f}} users/s<extra></extra>",
+            "hovertemplate": f"{name}, %{{x}}: %{{y:,.0f}} {what}/s<extra></extra>",
         }
         for n, (name, lines) in enumerate(rows.items())
     ]
-    seconds = {"title": {"text": "users a second"}, "rangemode": "tozero"}
-    drawn[f"users a second on {sheet.data}"] = {"data": speed, "layout": {"xaxis": x, "yaxis": seconds}}
+    seconds = {"title": {"text": f"{what} a second"}, "rangemode": "tozero"}
+    drawn[f"{what} a second on {sheet.data}"] = {"data": speed, "layout": {"xaxis": x, "yaxis": seconds}}
     return drawn
 
 

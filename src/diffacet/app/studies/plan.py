@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from diffacet.app import settings, splitting
+from diffacet.app.clicks.run import Reading, check_clicks, check_items, open_data
+from diffacet.app.clicks.training import check_classes
+from diffacet.app.studies import clicks
 from diffacet.app.studies.spec import Study, Variant, variants
-from diffacet.core.contract import Preset
+from diffacet.core.contract import Card, Preset
 from diffacet.data import store
+from diffacet.data.clicks import SAMPLES
 from diffacet.data.splits import MASKING
 from diffacet.errors import BadSetting, nearest
 from diffacet.models import card
@@ -122,8 +126,8 @@ def make(study: Study, data: Path, cut: Cut = Cut()) -> Plan:
 
     Raises:
         BadSetting: an unknown model, preset, setting, split, metric or data set, a value out of range, two runs
-            with one name, or nothing left to run.
-        BadLog: a data directory that cannot be used.
+            with one name, models of clicks beside others, or nothing left to run.
+        BadLog: a data directory that cannot be used, or that is none for these models.
     """
     return assemble(study, _places(study, data, cut), cut)
 
@@ -132,6 +136,8 @@ def assemble(study: Study, places: Mapping[str, Place], cut: Cut) -> Plan:
     """`make` for data sets that were opened before."""
     if cut.seeds:
         study = dataclasses.replace(study, seeds=cut.seeds)
+    if clicks.of_study(study):
+        study = clicks.prepared(study)
     chosen = tuple(
         itertools.chain(*(_of_protocols(study, _cut(study, name, cut), place) for name, place in places.items()))
     )
@@ -150,7 +156,8 @@ def assemble(study: Study, places: Mapping[str, Place], cut: Cut) -> Plan:
 def _places(study: Study, data: Path, cut: Cut) -> dict[str, Place]:
     if not data.is_dir():
         raise BadSetting(f"--data {data} is not a directory; it holds data directories, or is one")
-    itself = (data / store.LOG).is_file()
+    of_clicks = clicks.of_study(study)
+    itself = any((data / name).is_file() for name in (store.LOG, SAMPLES))
     names = (data.resolve().name,) if itself else study.data
     for name in cut.data:
         if name not in names:
@@ -161,15 +168,32 @@ def _places(study: Study, data: Path, cut: Cut) -> dict[str, Place]:
         path = data if itself else data / name
         if not path.is_dir():
             there = sorted(entry.name for entry in data.iterdir() if entry.is_dir())
+            command = "import-clicks" if of_clicks else "import"
             raise BadSetting(
                 f"{study.name}: there is no data set '{name}' in {data}{nearest(name, there) or ';'} "
-                f"'diffacet import LOG --out {path}' makes it, --on-data names the ones to run on"
+                f"'diffacet {command} LOG --out {path}' makes it, --on-data names the ones to run on"
             )
-        opened = store.open(path)
-        log = opened.log
-        parts = (log.has_parts, log.parts_divide_users)
-        found[name] = Place(path, opened.fingerprint, log.categories is not None, *parts)
+        found[name] = _clicks(study, name, path) if of_clicks else _interactions(study, path)
     return found
+
+
+def _interactions(study: Study, path: Path) -> Place:
+    check_items(path, study.row[0].model)
+    opened = store.open(path)
+    log = opened.log
+    return Place(path, opened.fingerprint, log.categories is not None, log.has_parts, log.parts_divide_users)
+
+
+def _clicks(study: Study, name: str, path: Path) -> Place:
+    """A click data set, packed and cut as the first row has it, so that whatever is wrong with it shows now."""
+    check_clicks(path, study.row[0].model)
+    first = next(variants(study, name), None)
+    try:
+        packed = open_data(path, splitting.AUTO if first is None else first.split, Reading())
+    except BadSetting as error:
+        raise BadSetting(f"{study.name}: {error}") from error
+    check_classes(packed)
+    return Place(path, packed.fingerprint, categories=False)
 
 
 def _cut(study: Study, data: str, cut: Cut) -> list[Variant]:
@@ -191,7 +215,11 @@ def _of_protocols(study: Study, some: Sequence[Variant], place: Place) -> list[V
     for variant in some:
         try:
             task = card(variant.row.model).task
-            split = splitting.resolve(variant.split, place.parts, task, place.parts_divide_users)
+            if task == "click":
+                split = clicks.check_split(variant.split)
+                clicks.check_asks(variant.asks)
+            else:
+                split = splitting.resolve(variant.split, place.parts, task, place.parts_divide_users)
         except BadSetting as error:
             raise BadSetting(f"{study.name}: row '{variant.label}': {error}") from error
         asks = [
@@ -215,6 +243,9 @@ def _check_only(study: Study, chosen: Sequence[Variant], cut: Cut) -> None:
 
 def check_metrics(study: Study, data: str, place: Place) -> None:
     """Refuse metrics that there are not, that are not measured, or that the data set cannot have. Raises BadSetting."""
+    if clicks.of_study(study):
+        clicks.check_metrics(study)
+        return
     published = {key for row in study.row for numbers in row.published.values() for key in numbers}
     for what, keys in (("metrics", study.metrics), ("tests", study.tests), ("published", sorted(published))):
         where = f"{study.name}: {what}"
@@ -253,7 +284,7 @@ def _jobs(study: Study, variant: Variant, place: Place) -> list[Job]:
                     known = f"{nearest(key, free) or '.'} These can: {', '.join(sorted(free)) or 'none'}"
                     raise BadSetting(f"asks: '{key}' cannot be changed on a trained {one.name}{known}")
             settings.apply(one, chosen[0], ask.settings)
-        check_metric(chosen[0].training.metric)
+        _check_validation(one, chosen[0].training.metric)
         if "seed" in variant.set:
             raise BadSetting("seeds are said by `seeds`, and not by `set`")
     except BadSetting as error:
@@ -265,6 +296,13 @@ def _jobs(study: Study, variant: Variant, place: Place) -> list[Job]:
             name = f"{variant.data}/{_slug(variant.label)}-s{seed}{crossed}"
             jobs.append(Job(name, variant, seed, int(split_seed), place, each))
     return jobs
+
+
+def _check_validation(one: Card, metric: str) -> None:
+    if one.task == "click":
+        clicks.check_validation(metric)
+    else:
+        check_metric(metric)
 
 
 def _slug(label: str) -> str:

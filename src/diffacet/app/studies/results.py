@@ -13,11 +13,14 @@ from diffacet import files
 from diffacet.app.studies import folder
 from diffacet.app.studies.plan import Plan
 from diffacet.app.studies.statistics import FloatArray, bootstrap, holm, interval, paired_t, sign_flips
-from diffacet.app.studies.work import RESULT, USERS
+from diffacet.app.studies.work import DRAWS, RESULT, kept
 from diffacet.errors import BadRun
 
 COSTS = ("parameters", "steps", "best_step", "seconds", "ms_per_step", "peak_mb")
-Key = tuple[str, int, int]
+PACES = ("users_per_second", "samples_per_second")
+COUNTS = ("users", "samples", "clicks", *PACES)
+"""Numbers of a held-out part beside its metrics, those that there are."""
+Key = tuple[str, int | None, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,13 +29,15 @@ class Trial:
 
     Attributes:
         told: result.json of the run.
-        users: its single users, see `work.measure`.
+        users: its single users, see `work.measure`; of a model of clicks its predictions, see `click_work.measure`.
         ask: which of its asks.
+        draws: of a model of clicks its AUCs under other draws of the users, likewise.
     """
 
     told: dict[str, Any]
     users: pl.DataFrame
     ask: int = 0
+    draws: pl.DataFrame | None = None
 
     @property
     def key(self) -> Key:
@@ -40,8 +45,13 @@ class Trial:
         return self.told["split"], self.told["split_seed"], self.told["seed"]
 
     def value(self, metric: str, on: str) -> float:
-        """The mean over users; NaN if the run has no such number."""
-        return float(self.told["asks"][self.ask]["on"][on]["metrics"].get(metric, float("nan")))
+        """The mean over users, or the number of all samples; NaN if the run has none."""
+        return float(self.part(on)["metrics"].get(metric, float("nan")))
+
+    def part(self, on: str) -> dict[str, Any]:
+        """What was measured on a held-out part: metrics, counts, pace."""
+        found: dict[str, Any] = self.told["asks"][self.ask]["on"][on]
+        return found
 
     def by_user(self, metric: str, on: str) -> tuple[FloatArray, FloatArray] | None:
         """(U,) user numbers and (U,) values; None where single users were not kept."""
@@ -49,11 +59,6 @@ class Trial:
             return None
         of = self.users.filter((pl.col("ask") == self.ask) & (pl.col("on").cast(pl.Utf8) == on))
         return of["user"].to_numpy(), of[metric].cast(pl.Float64).fill_null(float("nan")).to_numpy()
-
-    @property
-    def users_per_second(self) -> float:
-        """Of the evaluation on test users, one thread."""
-        return float(self.told["asks"][self.ask]["on"]["test"]["users_per_second"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +83,16 @@ class Line:
     point: dict[str, Any] = field(default_factory=dict)
     suffix: str = ""
 
+    @property
+    def clicks(self) -> bool:
+        """Whether the runs are of a model of clicks."""
+        return self.trials[0].told.get("task") == "click"
+
+    @property
+    def pace(self) -> str:
+        """The cost that says how fast the evaluation on test was, one thread."""
+        return PACES[self.clicks]
+
     def values(self, metric: str, on: str) -> list[float]:
         """One number a run; those that have none are left out."""
         return [value for trial in self.trials if (value := trial.value(metric, on)) == value]
@@ -94,14 +109,14 @@ class Line:
 
     def cost(self, name: str) -> float:
         """The mean of a cost over the runs that have it; NaN if none has."""
-        told = (t.users_per_second if name == "users_per_second" else t.told.get(name) for t in self.trials)
+        told = ((t.part("test") if name in PACES else t.told).get(name) for t in self.trials)
         values = [float(value) for value in told if value is not None]
         return statistics.fmean(values) if values else float("nan")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One row minus another, on the same users and seeds.
+    """One row minus another, on the same users and seeds; `click_pairs.compare` says what it is for models of clicks.
 
     Attributes:
         one: label of the first.
@@ -137,16 +152,18 @@ def lines_of(plan: Plan, out: Path) -> list[Line]:
         jobs = [job for job in plan.jobs if job.variant is variant and folder.finished(out, plan, job)]
         runs = [_read(folder.place(out, job)) for job in jobs]
         for number, ask in enumerate(variant.asks if runs else ()):
-            trials = tuple(Trial(told, users, number) for told, users in runs)
+            trials = tuple(Trial(told, users, number, draws) for told, users, draws in runs)
             published = dict(variant.published) if number == 0 else {}
             label, point = ask.named(variant.label), dict(variant.point)
             lines.append(Line(label, variant.data, trials, published, variant.row.label, point, ask.suffix))
     return lines
 
 
-def _read(place: Path) -> tuple[dict[str, Any], pl.DataFrame]:
+def _read(place: Path) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame | None]:
+    draws = place / DRAWS
     try:
-        return files.read_json(place / RESULT), pl.read_parquet(place / USERS)
+        told, cases = files.read_json(place / RESULT), pl.read_parquet(kept(place))
+        return told, cases, pl.read_parquet(draws) if draws.exists() else None
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         raise BadRun(f"{place} is damaged ({error}); remove it, and go on with --resume") from error
 
@@ -249,7 +266,7 @@ def _numbers(trial: Trial) -> Iterator[tuple[str | None, str, float]]:
     """(held-out part, metric, value) of a trial."""
     for on, found in trial.told["asks"][trial.ask]["on"].items():
         yield from ((on, metric, value) for metric, value in found["metrics"].items())
-        yield from ((on, name, found[name]) for name in ("users", "users_per_second"))
+        yield from ((on, name, found[name]) for name in COUNTS if name in found)
     yield from ((None, name, trial.told[name]) for name in COSTS if trial.told.get(name) is not None)
 
 

@@ -27,6 +27,8 @@ Seed = Annotated[int, Field(ge=0)]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1)]
 Text = Annotated[str, Field(min_length=1)]
 Published = dict[str, float | tuple[float, ...]]
+METRICS, TESTS = ("recall@20", "recall@50", "ndcg@50"), ("recall@50", "ndcg@50")
+"""Of a study that says none."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -89,11 +91,11 @@ class Study:
         seeds: of the runs, for all data sets or for each.
         split_seeds: "seed", the same number as the run's seed; or a list, crossed with the seeds.
         split: the protocol, of all data sets or of each; "auto" is the data's own split, else that of the models' task.
-        on: which held-out users the tables show.
-        ks: list lengths.
+        on: which held-out users, or samples, the tables show.
+        ks: list lengths; of no meaning for models of clicks.
         category: which of an item's categories is its one, where a metric wants one: "last", "first" or "rarest".
-        metrics: columns of the table.
-        tests: metrics of the paired tests.
+        metrics: columns of the table; for models of clicks auc, gauc, log_loss and pcoc if none are said.
+        tests: metrics of the paired tests; for models of clicks auc.
         base: the label that every other one is compared with.
         pairs: more pairs of labels, the first minus the second.
         picture: "bars", "line" (a grid's setting against the metrics), "steps" (asks against quality and time),
@@ -113,8 +115,8 @@ class Study:
     on: Literal["valid", "test"] = "test"
     ks: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (20, 50)
     category: Primary = "last"
-    metrics: Annotated[tuple[Text, ...], Field(min_length=1)] = ("recall@20", "recall@50", "ndcg@50")
-    tests: Annotated[tuple[Text, ...], Field(min_length=1)] = ("recall@50", "ndcg@50")
+    metrics: Annotated[tuple[Text, ...], Field(min_length=1)] = METRICS
+    tests: Annotated[tuple[Text, ...], Field(min_length=1)] = TESTS
     base: Text | None = None
     pairs: tuple[tuple[Text, Text], ...] = ()
     picture: Literal["bars", "line", "steps", "asks", "terms", "data"] = "bars"

@@ -6,8 +6,10 @@ import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from diffacet.app.studies import click_pairs, click_tables, clicks, results
+from diffacet.app.studies.grids import Grid, number, p_value, percent, signed
 from diffacet.app.studies.plan import UNRANKED
-from diffacet.app.studies.results import Line, Pair, compare
+from diffacet.app.studies.results import PACES, Line, Pair
 from diffacet.app.studies.statistics import FLIPS, RESAMPLES
 
 METHOD = (
@@ -23,27 +25,10 @@ COLUMNS = (
     ("seconds", "training s", "{:,.0f}"),
     ("ms_per_step", "ms/step", "{:.2f}"),
     ("users_per_second", "users/s", "{:,.0f}"),
+    ("samples_per_second", "samples/s", "{:,.0f}"),
     ("peak_mb", "peak MiB", "{:,.0f}"),
 )
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table of text.
-
-    Attributes:
-        title: above it.
-        head: names of the columns; the first is that of the rows.
-        rows: cells.
-        best: (row, column) of the highest value of each column of ours.
-        note: below it.
-    """
-
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    best: frozenset[tuple[int, int]] = frozenset()
-    note: str = ""
+"""Costs: name, heading, form; of the two paces each line has one."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +61,7 @@ class Sheet:
         layout: what is shown of it.
         lines: the rows.
         pairs: what was tested.
-        grids: the tables: quality, differences, costs.
+        grids: the tables: quality, differences, costs; of models of clicks intervals and parts of the samples, too.
         notes: sentences below.
         provenance: what it was made with.
     """
@@ -95,15 +80,20 @@ def sheet(lines: Sequence[Line], layout: Layout) -> Sheet:
     by_label = {line.label: line for line in lines}
     wanted = [(line, by_label[layout.base]) for line in lines if layout.base in by_label and line.label != layout.base]
     wanted += [(by_label[a], by_label[b]) for a, b in layout.pairs if a in by_label and b in by_label]
-    pairs = compare(wanted, layout.tests, layout.on)
+    of_clicks = lines[0].clicks
+    pairs = (click_pairs if of_clicks else results).compare(wanted, layout.tests, layout.on)
     grids = [_quality(lines, layout)]
     if pairs:
-        grids.append(_differences(pairs, layout))
+        grids.append(click_tables.differences(pairs, layout.on) if of_clicks else _differences(pairs, layout))
+    if of_clicks:
+        made = (click_tables.intervals(lines, layout.on), click_tables.parts(lines, layout.on))
+        grids += [grid for grid in made if grid is not None]
     grids.append(_costs(lines))
-    notes = [METHOD] if pairs else []
-    notes += _untested(wanted, pairs)
-    made = _provenance(lines, layout)
-    return Sheet(lines[0].data, layout, tuple(lines), tuple(pairs), tuple(grids), tuple(notes), made)
+    notes = [click_tables.METHOD if of_clicks else METHOD] if pairs else []
+    notes += _untested(wanted, pairs) + (click_tables.notes(lines) if of_clicks else [])
+    return Sheet(
+        lines[0].data, layout, tuple(lines), tuple(pairs), tuple(grids), tuple(notes), _provenance(lines, layout)
+    )
 
 
 def _quality(lines: Sequence[Line], layout: Layout) -> Grid:
@@ -115,23 +105,25 @@ def _quality(lines: Sequence[Line], layout: Layout) -> Grid:
         cells = [line.label, str(len(line.trials))]
         cells += [spread(line, chosen_by, "valid")] if chosen_by else []
         cells += [spread(line, metric, layout.on) for metric in layout.metrics]
-        rows.append((*cells, *(_number(line.published.get(metric), "{:.4f}") for metric in told)))
+        rows.append((*cells, *(number(line.published.get(metric), "{:.4f}") for metric in told)))
     best = set()
     for column, metric in enumerate(layout.metrics, len(head)):
         means = [line.mean(metric, layout.on) for line in lines]
-        ranked = metric.partition("@")[0] not in UNRANKED
+        ranked = metric.partition("@")[0] not in (*UNRANKED, *clicks.UNMARKED)
         if ranked and len(lines) > 1 and not all(map(math.isnan, means)):
-            top = max(m for m in means if not math.isnan(m))
+            first = min if metric in clicks.LOWER else max
+            top = first(m for m in means if not math.isnan(m))
             best |= {(row, column) for row, mean in enumerate(means) if mean == top}
-    title = f"{'Test' if layout.on == 'test' else 'Validation'} users"
+    title = f"{'Test' if layout.on == 'test' else 'Validation'} {'samples' if lines[0].clicks else 'users'}"
     names = (*head, *layout.metrics, *(f"published {metric}" for metric in told))
-    return Grid(title, names, tuple(rows), frozenset(best))
+    note = click_tables.directions(layout.metrics) if lines[0].clicks else ""
+    return Grid(title, names, tuple(rows), frozenset(best), note)
 
 
 def spread(line: Line, metric: str, on: str) -> str:
     """`0.1234 ± 0.0012`, without the deviation where there is one run."""
     mean, deviation = line.mean(metric, on), line.deviation(metric, on)
-    return _number(mean, "{:.4f}") + ("" if math.isnan(deviation) else f" ± {deviation:.4f}")
+    return number(mean, "{:.4f}") + ("" if math.isnan(deviation) else f" ± {deviation:.4f}")
 
 
 def _differences(pairs: Iterable[Pair], layout: Layout) -> Grid:
@@ -142,10 +134,10 @@ def _differences(pairs: Iterable[Pair], layout: Layout) -> Grid:
             pair.other,
             pair.metric,
             signed(pair.mean),
-            f"{signed(100 * pair.relative, 1)} %",
+            percent(pair.relative),
             f"{signed(pair.low)} to {signed(pair.high)}",
-            _p(pair.p_users),
-            _p(pair.p_seeds),
+            p_value(pair.p_users),
+            p_value(pair.p_seeds),
             f"{pair.users:,}, {pair.seeds}",
         )
         for pair in pairs
@@ -154,18 +146,30 @@ def _differences(pairs: Iterable[Pair], layout: Layout) -> Grid:
 
 
 def _costs(lines: Sequence[Line]) -> Grid:
-    rows = [(line.label, *(_number(line.cost(name), form) for name, _, form in COLUMNS)) for line in lines]
+    columns = costs_of(lines[0])
+    rows = [(line.label, *(number(line.cost(name), form) for name, _, form in columns)) for line in lines]
+    pace = "users/s: evaluation on test users over the whole catalogue"
+    if lines[0].clicks:
+        pace = "samples/s: evaluation on test samples"
     note = (
-        "Means over the runs. ms/step: training without validation. users/s: evaluation on test users over the whole "
-        "catalogue. peak MiB: of the process (of the device on CUDA), data and libraries included."
+        f"Means over the runs. ms/step: training without validation. {pace}. peak MiB: of the process (of the device "
+        "on CUDA), data and libraries included."
     )
-    return Grid("Costs", ("row", *(title for _, title, _ in COLUMNS)), tuple(rows), note=note)
+    return Grid("Costs", ("row", *(title for _, title, _ in columns)), tuple(rows), note=note)
+
+
+def costs_of(line: Line) -> list[tuple[str, str, str]]:
+    """Costs that a line has: name, heading, form."""
+    return [column for column in COLUMNS if column[0] not in PACES or column[0] == line.pace]
 
 
 def _untested(wanted: Sequence[tuple[Line, Line]], pairs: Sequence[Pair]) -> list[str]:
     """Why some wanted comparisons are missing."""
     done = {(pair.one, pair.other) for pair in pairs}
     missing = [(one, other) for one, other in wanted if (one.label, other.label) not in done]
+    if missing and missing[0][0].clicks:
+        labels = ", ".join(dict.fromkeys(one.label for one, _ in missing))
+        return [f"Not tested, for want of a common seed, of the same samples or of an AUC: {labels}."]
     few = [one.label for one, other in missing if min(len(one.trials), len(other.trials)) < 2]
     rest = [one.label for one, other in missing if min(len(one.trials), len(other.trials)) >= 2]
     said = []
@@ -176,11 +180,18 @@ def _untested(wanted: Sequence[tuple[Line, Line]], pairs: Sequence[Pair]) -> lis
     return said
 
 
+def few_seeds(lines: Sequence[Line]) -> str:
+    """What must be said of rows of one seed each."""
+    if lines[0].clicks:
+        return "One seed only: what is tested is these trained models, and not whether training anew would end alike."
+    return "One seed only: nothing is tested, and no difference below can be told from chance."
+
+
 def _provenance(lines: Sequence[Line], layout: Layout) -> str:
     told = [trial.told for line in lines for trial in line.trials]
     made = [one["environment"] for one in told]
     seeds = sorted({(one["seed"], one["split_seed"]) for one in told})
-    same = all(a == b for a, b in seeds)
+    same = all(a == b or b is None for a, b in seeds)
     named = ", ".join(str(a) if same else f"{a} (split {b})" for a, b in seeds)
     several = {
         "Commit": {str(one["commit"] or "unknown") for one in made},
@@ -193,24 +204,13 @@ def _provenance(lines: Sequence[Line], layout: Layout) -> str:
     fingerprints = ", ".join(sorted({one["data"]["fingerprint"] for one in told}))
     splits = ", ".join(sorted({one["split"] for one in told}))
     parts.append(f"Data {lines[0].data}, fingerprint {fingerprints}. Split {splits}; seeds {named}.")
-    if same:
+    if lines[0].clicks:
+        parts += click_tables.provenance(lines)
+    elif same:
         parts.append("A seed is that of the split of the users and of the initialisation.")
     parts.append("; ".join(f"{name} {', '.join(sorted(values))}" for name, values in several.items()) + ".")
     parts.append(f"Table made on {os.cpu_count()} cores, {platform.machine()}.")
     return " ".join(parts)
-
-
-def signed(value: float, digits: int = 4) -> str:
-    """`+0.1234`, or with a true minus sign."""
-    return "–" if math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
-
-
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None or math.isnan(value) else form.format(value)
-
-
-def _p(value: float) -> str:
-    return "–" if math.isnan(value) else "< 0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
 @dataclass(frozen=True)

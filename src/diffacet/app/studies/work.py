@@ -1,8 +1,10 @@
 """One run of a study, from data to numbers: trained or gone on with, measured, written down. Runs in a worker.
 
-    run/           the run directory, see `app.runs`
-    users.parquet  ask, on, user and the metrics of the study, user by user
-    result.json    everything else
+    run/                 the run directory, see `app.runs`
+    users.parquet        ask, on, user and the metrics of the study, user by user
+    predictions.parquet  instead of it for a model of clicks: ask, on, row, user, label, logit, sample by sample
+    draws.parquet        beside that: ask, on, draw, auc, the AUC under other draws of the users
+    result.json          everything else
 
 The last is written last, so that a run with it is finished.
 """
@@ -11,6 +13,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,10 @@ import torch
 
 from diffacet import files
 from diffacet.app import runs
+from diffacet.app.clicks.run import ClickRun
 from diffacet.app.compare import asked
 from diffacet.app.runs import Run
+from diffacet.app.studies import click_work
 from diffacet.app.studies.plan import BY_USER, OF_CATEGORIES, Job
 from diffacet.app.studies.spec import Ask, Study
 from diffacet.data.splits import Split
@@ -29,7 +34,7 @@ from diffacet.rank.categories import ItemCategories, Primary
 from diffacet.rank.evaluate import per_user
 
 FORMAT = 1
-RUN, USERS, RESULT = "run", "users.parquet", "result.json"
+RUN, USERS, PREDICTIONS, DRAWS, RESULT = "run", "users.parquet", "predictions.parquet", "draws.parquet", "result.json"
 Tell = Callable[[int, int], None]
 
 
@@ -39,7 +44,7 @@ def wanted(
     """What of a run is measured, as result.json says it.
 
     Args:
-        names: metrics that are shown or tested, `name@k`.
+        names: metrics that are shown or tested, `name@k`; of models of clicks `name`.
         ks: list lengths.
         asks: ways of asking.
         category: which of an item's categories is its one.
@@ -88,28 +93,38 @@ def perform(job: Job, study: Study, folder: Path, *, device: str = "auto", tell:
         watch=pace,
     )
     trained = time.perf_counter() - begun
-    measured, users = measure(run, run.split(job.place.path), wanted_of(study, row.asks), device=device)
+    what = wanted_of(study, row.asks)
+    measured, cases, draws = measure(run, what, data=job.place.path, device=device)
     result = describe(run, label=row.label, ms_per_step=pace.milliseconds())
-    result |= {"job": job.name, "set": dict(row.set), "measured": wanted_of(study, row.asks), "asks": measured}
+    result |= {"job": job.name, "set": dict(row.set), "measured": what, "asks": measured}
     result |= {"wall_seconds": time.perf_counter() - begun, "fit_seconds": trained, "peak_mb": _peak(run)}
-    files.write_file(folder / USERS, lambda path: users.write_parquet(path, compression="zstd"))
+    frames = {USERS: cases} if draws is None else {PREDICTIONS: cases, DRAWS: draws}
+    for file, frame in frames.items():
+        files.write_file(folder / file, partial(frame.write_parquet, compression="zstd"))
     files.write_json(folder / RESULT, result)
 
 
-def describe(run: Run, *, label: str, ms_per_step: float | None = None) -> dict[str, Any]:
+def kept(folder: Path) -> Path:
+    """What was kept of the run in `folder` user by user, or sample by sample; the file need not be there."""
+    predictions = folder / PREDICTIONS
+    return predictions if predictions.exists() else folder / USERS
+
+
+def describe(run: Run | ClickRun, *, label: str, ms_per_step: float | None = None) -> dict[str, Any]:
     """What there is to say of a trained run before it is measured."""
     trail, metric = run.trail(), run.settings.training.metric
     best = max(trail, key=lambda record: record.metrics[metric])
-    about = run.about
+    about, more = run.about, click_work.about(run) if isinstance(run, ClickRun) else {}
     return {
         "format": FORMAT,
         "label": label,
         "model": run.card.name,
+        "task": run.card.task,
         "preset": about["preset"],
         "settings": about["settings"],
         "data": {key: about["data"][key] for key in ("name", "fingerprint")},
         "split": about["split"]["name"],
-        "split_seed": about["split"]["seed"],
+        "split_seed": about["split"].get("seed"),
         "seed": run.settings.training.seed,
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
         "steps": trail[-1].step,
@@ -117,20 +132,39 @@ def describe(run: Run, *, label: str, ms_per_step: float | None = None) -> dict[
         "seconds": trail[-1].seconds,
         "ms_per_step": ms_per_step,
         "environment": about["environment"],
+        **more,
     }
 
 
 def measure(
-    run: Run, split: Split, what: Mapping[str, Any], *, device: str = "auto"
-) -> tuple[list[dict[str, Any]], pl.DataFrame]:
-    """The numbers of each ask on validation and test users, and a frame (ask, on, user, metrics) of single users."""
+    run: Run | ClickRun, what: Mapping[str, Any], *, data: Path | None = None, device: str = "auto"
+) -> tuple[list[dict[str, Any]], pl.DataFrame, pl.DataFrame | None]:
+    """The numbers of each ask on the held-out parts of the run's data, and frames of single users or samples.
+
+    Args:
+        run: a trained model.
+        what: see `wanted`.
+        data: the data directory, where it has moved.
+        device: where it is asked.
+
+    Returns:
+        Of models of items one frame (ask, on, user, metrics); of models of clicks two, see `click_work.measure`.
+    """
+    if isinstance(run, ClickRun):
+        return click_work.measure(run, what, data=data, device=device)
+    return *_by_user(run, run.split(data), what, device), None
+
+
+def _by_user(run: Run, split: Split, what: Mapping[str, Any], device: str) -> tuple[list[dict[str, Any]], pl.DataFrame]:
     categories = None
     if what["categories"]:
         primary = what["asks"][0].get("category", "last")
         categories = ItemCategories.from_lists(run.catalogue["categories"].to_list(), primary)
     told, frames = [], []
     for number, ask in enumerate(what["asks"]):
-        model = runs.load(run.path, set=ask["settings"], device=device) if ask["settings"] else run
+        model = run
+        if ask["settings"]:
+            model = runs.of_items(runs.load(run.path, set=ask["settings"], device=device), "study")
         numbers: dict[str, Any] = {"suffix": ask["suffix"], "on": {}}
         for on, holdout in (("valid", split.valid), ("test", split.test)):
             begun = time.perf_counter()
@@ -174,7 +208,7 @@ class _Pace:
         return 1000 * self.seconds / self.steps if self.steps else None
 
 
-def _peak(run: Run) -> float:
+def _peak(run: Run | ClickRun) -> float:
     """MiB: of the device where the run computed on CUDA, else of this process."""
     if torch.cuda.is_available() and next((p.is_cuda for p in run.model.parameters()), False):
         return torch.cuda.max_memory_allocated() / 2**20
