@@ -250,3 +250,10 @@ TWIN_V2 = Paper(
     "CIKM",
     2024,
 )
+LOGISTIC = Paper(
+    "logistic",
+    "Richardson, Matthew and Dominowska, Ewa and Ragno, Robert",
+    "Predicting Clicks: Estimating the Click-Through Rate for New Ads",
+    "WWW",
+    2007,
+)
