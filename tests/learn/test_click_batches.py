@@ -84,3 +84,12 @@ def test_facts_are_those_of_the_fields():
     assert facts.click.sizes[0] == facts.n_items + 3 == LOG.vocabularies["item"].size
     assert (facts.click.numeric, facts.click.timed, facts.length) == (LOG.numeric.shape[1], True, 5)
     assert facts.without_training().click == facts.click
+
+
+def test_in_the_order_of_time_samples_come_as_they_were_shown():
+    chosen = training(order="time")
+    at, steps = batch_at(LOG, ROWS, chosen), epoch_steps(len(ROWS), chosen)
+    for epoch in range(2):
+        times = torch.cat([at(epoch * steps + step).time for step in range(steps)])
+        assert len(times) == len(ROWS)
+        assert (times.diff() >= 0).all()

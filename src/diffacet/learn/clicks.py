@@ -1,6 +1,7 @@
 """Batches of click logs: samples in a seeded order, each once an epoch, with the behaviours of their users.
 
-Batch s is the next B samples of its epoch's order, which depends on (seed, epoch) only.
+Batch s is the next B samples of its epoch's order, which depends on (seed, epoch) only; or is that of time, as a service
+that learns from its stream would meet them.
 """
 
 from collections.abc import Callable
@@ -55,13 +56,15 @@ def batch_at(log: ClickLog, rows: IntArray, training: Training) -> Callable[[int
     """
     steps = epoch_steps(len(rows), training)
     total = batches.in_steps(training, steps).max_steps
-    order = batches.epoch_order(training.seed, len(rows))
+    shuffled = batches.epoch_order(training.seed, len(rows))
+    by_time = np.argsort(log.time[rows], kind="stable") if training.order == "time" else None
 
     def batch(step: int) -> ClickBatch:
         epoch, part = divmod(step, steps)
         begin = part * training.batch_size
         end = len(rows) if part == steps - 1 else begin + training.batch_size
-        mine = rows[order(epoch)[begin:end]]
+        order = shuffled(epoch) if by_time is None else by_time
+        mine = rows[order[begin:end]]
         return ClickBatch.from_arrays(cut(log, mine, training.length), step, total)
 
     return batch
