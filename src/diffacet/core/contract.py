@@ -276,7 +276,7 @@ class Training:
         Literal["float32", "bfloat16"], Field(description="of matrix products on CUDA; the CPU always uses float32")
     ] = "float32"
     order: Annotated[
-        Literal["shuffled", "time"], Field(description="click models: showings of an epoch in a seeded order, or as shown")
+        Literal["shuffled", "time"], Field(description="click models: an epoch in a seeded order, or as shown")
     ] = "shuffled"
     seed: Annotated[int, Field(ge=0, description="of initial weights, batches, negatives, noise")] = 0
 

@@ -1,7 +1,7 @@
 """Batches of click logs: samples in a seeded order, each once an epoch, with the behaviours of their users.
 
-Batch s is the next B samples of its epoch's order, which depends on (seed, epoch) only; or is that of time, as a service
-that learns from its stream would meet them.
+Batch s is the next B samples of its epoch's order, which depends on (seed, epoch) only; or is that of time, as a
+service that learns from its stream would meet them.
 """
 
 from collections.abc import Callable
