@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 SHOWN = ("recall@20", "hit_rate@20", "recall@50", "hit_rate@50", "ndcg@50")
 PUBLISHED = ("recall@50", "hit_rate@50")
 """Of studies of matching; the others show the metrics of their file, and what is published of them."""
-PAGES = {"README.md": "", "docs/diffrec.md": "../", "docs/next-item.md": "../"}
+PAGES = {"README.md": "", "docs/diffrec.md": "../", "docs/next-item.md": "../", "docs/clicks.md": "../"}
 """Where tables may stand, and how they get from there to the root of the repository."""
 
 

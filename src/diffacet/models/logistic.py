@@ -59,9 +59,7 @@ CARDS = [
         summary="a weight for each value of the showing's fields, no history: what a click model must beat",
         paper=PAPER,
         presets={
-            "paper": Preset(
-                LogisticConfig(), replace(protocols.CLICK, lr=0.01), "a weight a value; its rate is ours"
-            ),
+            "paper": Preset(LogisticConfig(), replace(protocols.CLICK, lr=0.01), "a weight a value; its rate is ours"),
             "best": Preset(LogisticConfig(), replace(protocols.CLICK, lr=0.01), "the same"),
         },
         batch=ClickBatch,
