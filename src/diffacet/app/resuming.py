@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diffacet.app import settings
 from diffacet.errors import BadRun
+from diffacet.models import card
 
 
 def check(out: Path, before: Mapping[str, Any], told: Mapping[str, Any]) -> None:
@@ -37,7 +39,6 @@ def _flat(told: Mapping[str, Any]) -> dict[str, Any]:
     flat |= told.get("reading", {})
     if "clusters" in told:  # a file by its content; LightGCN's vectors are what they were when the run began
         flat["item_vectors"] = told["clusters"].get("fingerprint", told["clusters"]["from"])
-    for group in ("model", "training"):
-        values = told["settings"][group]
-        flat.update({k: list(v) if isinstance(v, tuple) else v for k, v in values.items()})
-    return flat
+    # A setting that came since the run was begun had its default.
+    values = settings.defaults(card(told["model"])) | told["settings"]["model"] | told["settings"]["training"]
+    return flat | {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}

@@ -106,6 +106,11 @@ def from_dict(kind: type[Any], values: Mapping[str, Any], what: str) -> Any:
         ) from error
 
 
+def defaults(card: Card) -> dict[str, Any]:
+    """Every setting of a model and of its training at its default: what one means that an older record lacks."""
+    return dataclasses.asdict(Training()) | dataclasses.asdict(card.config())
+
+
 def inference_settings(config: type[Any]) -> set[str]:
     """Names of the settings that may change on a trained model."""
     hints = get_type_hints(config, include_extras=True)

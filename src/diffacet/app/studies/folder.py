@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from diffacet import files
-from diffacet.app import rundir
+from diffacet.app import rundir, settings
 from diffacet.app.studies.plan import Cut, Job, Place, Plan, assemble
 from diffacet.app.studies.spec import Study, parse
 from diffacet.app.studies.work import RESULT, kept, wanted_of
 from diffacet.errors import BadRun
+from diffacet.models import card
 
 FORMAT = 1
 ABOUT, RUNS, LOCK = "study.json", "runs", ".lock"
@@ -96,7 +97,10 @@ def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], out: Path) -> No
     if old["data"] != new["data"]:
         raise BadRun(f"{out}: the data of row '{new['label']}' were changed (fingerprint {new['data']}, "
                      f"was {old['data']}); a study keeps its data: choose another --out")  # fmt: skip
-    flat_old, flat_new = ({k: v for k, v in one.items() if k != "settings"} | one["settings"] for one in (old, new))
+    usual = json.loads(json.dumps(settings.defaults(card(new["model"]))))  # settings that came since
+    flat_old, flat_new = (
+        {k: v for k, v in one.items() if k != "settings"} | usual | one["settings"] for one in (old, new)
+    )
     changed = [
         f"{key} is {flat_new.get(key)}, was {flat_old.get(key)}"
         for key in sorted(flat_old.keys() | flat_new.keys())
