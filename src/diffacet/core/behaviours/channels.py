@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from diffacet.core.batch import ClickBatch
 from diffacet.core.behaviours.fields import BUDGET, Fields, Window, windows
-from diffacet.core.behaviours.search import ordered, products
+from diffacet.core.behaviours.search import ordered
 from diffacet.core.behaviours.transformer import Block, readable
 from diffacet.errors import BadSetting
 
@@ -75,6 +75,7 @@ class Routed:
         row: (M,) int64, sample times c plus channel; those of a row are together.
         place: (M,) int64 rows of the batch's behaviours.
         sample: (M,) int64.
+        score: (M,) of each with its channel, without gradient.
         got: (B, c) int64 behaviours that were routed to each channel.
         kept: (B, c) int64 behaviours that each keeps.
     """
@@ -82,6 +83,7 @@ class Routed:
     row: Tensor
     place: Tensor
     sample: Tensor
+    score: Tensor
     got: Tensor
     kept: Tensor
 
@@ -116,15 +118,16 @@ class Router:
         """Batch and channels (B, c, d) -> what is kept. Each behaviour is looked at once, in bounded memory."""
         B, c, _ = channels.shape
         got = torch.zeros(B, c, dtype=torch.int64, device=channels.device)
-        rows, places = [], []
+        rows, places, scores = [], [], []
         with torch.autocast(channels.device.type, enabled=False):  # in half precision much would be equal
             for each in windows(batch, self.budget):
-                row, place, got[each.samples] = self._window(fields, batch, channels, each)
+                row, place, score, got[each.samples] = self._window(fields, batch, channels, each)
                 rows.append(row)
                 places.append(place)
+                scores.append(score)
         row, place = torch.cat(rows), torch.cat(places)
         kept = torch.bincount(row, minlength=B * c).view(B, c)
-        return Routed(row, place, row.div(c, rounding_mode="floor"), got, kept)
+        return Routed(row, place, row.div(c, rounding_mode="floor"), torch.cat(scores), got, kept)
 
     def limits(self, got: Tensor) -> Tensor:
         """Behaviours that a channel may keep of so many, int64; in whole numbers, for 0.2 is no binary fraction."""
@@ -134,33 +137,36 @@ class Router:
 
     def _window(
         self, fields: Fields, batch: ClickBatch, channels: Tensor, each: Window
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(rows, places, behaviours that each channel got) of one window."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(rows, places, scores of what is kept, behaviours that each channel got) of one window."""
         c = channels.shape[1]
-        scores = products(fields.behaviours(batch, each.place), channels[each.samples])  # (b, w, c), Eq. 5
+        # (b, c, w), Eq. 5; a maximum over channels then runs along the behaviours, which lie side by side.
+        scores = torch.bmm(channels[each.samples], fields.behaviours(batch, each.place).transpose(1, 2))
         score, group = (part.flatten(1) for part in self._nearest(scores))
         into = group.shape[1] // each.mask.shape[1]
-        mask = each.mask.repeat_interleave(into, 1)
+        mask = each.mask if into == 1 else each.mask.repeat_interleave(into, 1)
         got = _counts(group, mask, c)
         if self.scope == "column" and into < c:
-            return self._columns(each, scores, group, mask, got)
+            return self._columns(each, scores.transpose(1, 2), group, mask, got)
         position, kept = self._best(score, group, mask, got, self.limits(got))
         sample, at = kept.nonzero(as_tuple=True)
         chosen = position[sample, at]
-        return each.samples[sample] * c + group[sample, chosen], each.place[sample, chosen // into], got
+        row = each.samples[sample] * c + group[sample, chosen]
+        return row, each.place[sample, chosen // into], score[sample, chosen], got
 
     def _nearest(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores and numbers of the channels that each behaviour goes to, (b, w, how many); the first of equals."""
-        c = scores.shape[2]
+        """(b, c, w) -> scores and numbers of the channels that each goes to, (b, w, how many); the first of equals."""
+        c = scores.shape[1]
         into = {"top-1": 1, "top-2": min(c, 2)}.get(self.routing, c)
+        if into == c:
+            every = scores.transpose(1, 2)
+            return every, torch.arange(c, device=scores.device).expand_as(every)
+        score, group = scores.max(1)
         if into == 1:
-            score, group = scores.max(2, keepdim=True)
-            return score, group
-        if into < c:  # twice the maximum: `topk` may take any of equals
-            score, group = scores.max(2, keepdim=True)
-            other = scores.scatter(2, group, -torch.inf).max(2, keepdim=True)
-            return torch.cat([score, other.values], 2), torch.cat([group, other.indices], 2)
-        return scores, torch.arange(c, device=scores.device).expand_as(scores)
+            return score.unsqueeze(2), group.unsqueeze(2)
+        # Twice the maximum: `topk` may take any of equals.
+        other = scores.scatter(1, group.unsqueeze(1), -torch.inf).max(1)
+        return torch.stack([score, other.values], 2), torch.stack([group, other.indices], 2)
 
     def _best(self, score: Tensor, group: Tensor, mask: Tensor, got: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
         """Positions (b, w) by group and score, and whether each is among the best `limit` (b, c) of its group."""
@@ -172,7 +178,7 @@ class Router:
 
     def _columns(
         self, each: Window, scores: Tensor, group: Tensor, mask: Tensor, got: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The best of all behaviours in each column, less those that were routed elsewhere."""
         b, width, c = scores.shape
         every = torch.arange(c, device=scores.device).repeat(width).expand(b, -1)
@@ -184,7 +190,8 @@ class Router:
         kept &= own.flatten(1).gather(1, position)
         sample, at = kept.nonzero(as_tuple=True)
         chosen = position[sample, at]
-        return each.samples[sample] * c + chosen % c, each.place[sample, chosen // c], got
+        row, found = each.samples[sample] * c + chosen % c, scores.flatten(1)[sample, chosen]
+        return row, each.place[sample, chosen // c], found, got
 
 
 def _counts(group: Tensor, mask: Tensor, c: int) -> Tensor:
@@ -221,7 +228,9 @@ class Aggregate(nn.Module):
             weight = (logits - highest[row]).exp()
             total = weight.new_zeros(B * c).index_add(0, row, weight)
             return _summed(embedded * (weight / total[row]).unsqueeze(1), row, B * c).view(B, c, d)
-        score = (embedded * channels.reshape(B * c, d)[row]).sum(1, keepdim=True)
+        score = routed.score.unsqueeze(1).to(embedded.dtype)
+        if torch.is_grad_enabled():  # the same numbers, through which embeddings and channels learn
+            score = (embedded * channels.reshape(B * c, d)[row]).sum(1, keepdim=True)
         summed = _summed(score * embedded, row, B * c)
         return (summed / (self.length if self.kind == "released" else kept)).view(B, c, d)
 
