@@ -161,7 +161,11 @@ class Router:
         if into == c:
             every = scores.transpose(1, 2)
             return every, torch.arange(c, device=scores.device).expand_as(every)
-        score, group = scores.max(1)
+        # Channel by channel: a maximum with its place over an axis of a few is slow.
+        score, group = scores[:, 0], torch.zeros_like(scores[:, 0], dtype=torch.int64)
+        for channel in range(1, c):
+            group = torch.where(scores[:, channel] > score, channel, group)
+            score = torch.maximum(scores[:, channel], score)
         if into == 1:
             return score.unsqueeze(2), group.unsqueeze(2)
         # Twice the maximum: `topk` may take any of equals.
