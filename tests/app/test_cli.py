@@ -253,7 +253,7 @@ def test_a_study_says_which_category_counts(shop):
     for category in ("last", "first"):
         study = spec.parse({**told, "tests": ["kinds_all@20"], "category": category}, "s.toml")
         what = work.wanted_of(study, (spec.Ask(),))
-        numbers, users = work.measure(run, run.split(), what)
+        numbers, users, _ = work.measure(run, what)
         seen[category] = numbers[0]["on"]["test"]["metrics"]
         expected = run.evaluate(category=category)["metrics"]
         assert {key: seen[category][key] for key in ("kinds@20", "gini@20")} == {
