@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from diffacet.app.report import build as build_report
     from diffacet.app.runs import Run, load, train
     from diffacet.app.search import tune
+    from diffacet.app.serving.recommender import Recommender
     from diffacet.app.splitting import split_data
     from diffacet.core.contract import Card, Preset, Training
     from diffacet.data.clicks import open as open_clicks
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from diffacet.data.store import write as write_data
     from diffacet.errors import BadLog, BadRun, BadSetting, DiffacetError, MissingExtra, UnknownItem
     from diffacet.models import card
-    from diffacet.rank.candidates import Candidates, Recommender
+    from diffacet.rank.candidates import Candidates, Query
     from diffacet.rank.evaluate import evaluate
+    from diffacet.rank.retriever import Retriever
 
 _HOME = {
     "BadLog": "errors",
@@ -39,7 +41,9 @@ _HOME = {
     "Interactions": "data.interactions",
     "MissingExtra": "errors",
     "Preset": "core.contract",
-    "Recommender": "rank.candidates",
+    "Query": "rank.candidates",
+    "Recommender": "app.serving.recommender",
+    "Retriever": "rank.retriever",
     "Run": "app.runs",
     "Split": "data.splits",
     "Training": "core.contract",
@@ -73,7 +77,9 @@ __all__ = [
     "Interactions",
     "MissingExtra",
     "Preset",
+    "Query",
     "Recommender",
+    "Retriever",
     "Run",
     "Split",
     "Training",

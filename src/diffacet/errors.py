@@ -18,7 +18,11 @@ from types import ModuleType
 
 
 class DiffacetError(Exception):
-    """Base of all refusals; `str(error)` is the message for the user."""
+    """Base of all refusals; `str(error)` is the message for the user, `field` what was refused, where it has a name."""
+
+    def __init__(self, message: str = "", *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class BadLog(DiffacetError):

@@ -116,13 +116,14 @@ def test_the_guiding_items_are_those_that_an_interest_attends_to(base):
     embedded, given = model.items(histories().items), histories()
     interests, attention = extract(model.extract, embedded, given.mask, given.times)
     assert torch.allclose(attention.sum(-1), torch.ones(len(ROWS), K, dtype=torch.float64))
-    refined = model.refine(interests, attention, embedded, given)
+    kept = model.guides(attention, given)
+    refined = model.refine(interests, kept, embedded, given)
     top = attention.argmax(-1)  # (B, K)
     for b in range(len(ROWS)):
         for k in range(K):
             others = embedded.clone()
             others[b, [j for j in range(L) if j != top[b, k]]] += 1.0
-            assert torch.allclose(model.refine(interests, attention, others, given)[b, k], refined[b, k], atol=1e-12)
+            assert torch.allclose(model.refine(interests, kept, others, given)[b, k], refined[b, k], atol=1e-12)
 
 
 @each_base

@@ -19,7 +19,7 @@ from diffacet.errors import BadSetting
 from diffacet.learn.batches import batch_at
 from diffacet.models.pimirec import PIMIRec, PIMIRecConfig
 from diffacet.models.re4 import Re4, Re4Config
-from diffacet.rank.candidates import Recommender
+from diffacet.rank.retriever import Retriever
 from diffacet.rank.evaluate import evaluate
 
 N, L, D, K, DAY = 12, 6, 8, 3, 86_400
@@ -240,7 +240,7 @@ def test_evaluation_shows_the_times_of_the_log(split):
 
 def test_a_request_has_no_times_and_is_answered():
     model = pimirec().float().eval()
-    recommender = Recommender(model, Ids(pl.Series([f"i{n}" for n in range(1, N + 1)]), 1), length=L)
+    recommender = Retriever(model, Ids(pl.Series([f"i{n}" for n in range(1, N + 1)]), 1), length=L)
     found = recommender.recommend(["i3", "i4", "i5"], k=4)
     with torch.no_grad():
         interests = model.interests(histories([[3, 4, 5]], times=False))[0]

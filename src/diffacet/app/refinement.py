@@ -18,7 +18,7 @@ from diffacet.core.batch import Histories
 from diffacet.core.interests import extract, prune
 from diffacet.data import store
 from diffacet.data.splits import Holdout
-from diffacet.rank.candidates import Recommender
+from diffacet.rank.retriever import Retriever
 from diffacet.rank.evaluate import evaluate, evaluating, histories
 
 STEPS = (0, 1, 2, 5, None)
@@ -114,7 +114,7 @@ def sweep(
     total = group.trials[0].run.settings.model.steps
     chosen = [step for step in STEPS if step is None or step < total]
     metrics: list[dict[str, list[float]]] = [{} for _ in chosen]
-    recommenders: list[Recommender] = []
+    recommenders: list[Retriever] = []
     for number, trial in enumerate(group.trials):
         holdout = trial.run.holdout(on, data)
         for steps, found in zip(chosen, metrics, strict=True):
@@ -124,7 +124,7 @@ def sweep(
             for name, value in evaluate(asked(run), holdout, length=run.settings.training.length, ks=ks).items():
                 found.setdefault(name, []).append(value)
             if number == 0:
-                recommenders.append(run.recommender())
+                recommenders.append(run.retriever())
     times = _latencies(recommenders, group.trials[0].run.holdout(on, data))
     return [
         Point(steps, _label(steps, total), found, time)
@@ -136,7 +136,7 @@ def _label(steps: int | None, total: int) -> str:
     return f"all {total}" if steps is None else str(steps)
 
 
-def _latencies(recommenders: Sequence[Recommender], holdout: Holdout) -> list[float]:
+def _latencies(recommenders: Sequence[Retriever], holdout: Holdout) -> list[float]:
     """Median milliseconds of one request for each, asked in turns, so that a busy moment of the machine hits all."""
     times: list[list[float]] = [[] for _ in recommenders]
     for request in range(WARM + REQUESTS):

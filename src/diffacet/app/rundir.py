@@ -31,7 +31,7 @@ Changes = Iterable[str] | Mapping[str, Any]
 def chosen(card: Card, preset: str, changes: Changes, seed: int, max_steps: int | None) -> Preset:
     """The settings of a new run: those of the preset, then seed and steps, then `changes`; raises BadSetting."""
     first = {"seed": seed} | ({} if max_steps is None else {"max_steps": max_steps})
-    return settings.apply(card, settings.preset(card, preset), first | _pairs(changes))
+    return settings.apply(card, settings.preset(card, preset), first | pairs(changes))
 
 
 def told_settings(name: str, preset: str, chosen: Preset) -> dict[str, Any]:
@@ -51,10 +51,10 @@ def stored(path: Path, card: Card, told: Mapping[str, Any], changes: Changes) ->
         settings.from_dict(Training, told["settings"]["training"], f"{path}/{ABOUT}"),
         told["preset"],
     )
-    pairs = _pairs(changes)
+    asked = pairs(changes)
     free = settings.inference_settings(card.config)
-    after = settings.apply(card, before, pairs)
-    for key in pairs:
+    after = settings.apply(card, before, asked)
+    for key in asked:
         if key not in free:
             allowed = ", ".join(sorted(free)) or "nothing"
             raise BadSetting(f"'{key}' is fixed when {card.name} is trained; changeable on a run: {allowed}")
@@ -141,5 +141,6 @@ def check_fingerprint(path: Path, told: Mapping[str, Any], place: Path, fingerpr
         )
 
 
-def _pairs(changes: Changes) -> dict[str, Any]:
+def pairs(changes: Changes) -> dict[str, Any]:
+    """Changes as a mapping; raises BadSetting for what is no pair."""
     return dict(changes) if isinstance(changes, Mapping) else settings.split_pairs(changes)

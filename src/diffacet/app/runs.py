@@ -3,22 +3,25 @@
 Beside what every run directory holds (`rundir`) there is
 
     catalogue.parquet  item_id, maybe title, categories and cluster; row n is item n + 1
+    golden.json        a request with its answer, for those who serve the run (`golden`)
+    examples.json      held-out histories, likewise
 
 A run answers `recommend` from anywhere, without the data it was trained on. Runs of click models are `clicks.run`'s.
 """
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import torch
 from torch import nn
 
-from diffacet.app import clusters, rundir, splitting
+from diffacet.app import clusters, golden, rundir, settings, splitting
 from diffacet.app.clicks import training as click_training
 from diffacet.app.clicks.run import ClickRun, Reading, check_items
 from diffacet.app.clicks.run import load as load_clicks
@@ -35,14 +38,18 @@ from diffacet.learn import batches, checkpoint
 from diffacet.learn.checkpoint import Checkpoints, Record
 from diffacet.learn.fit import Moment, fit, initial_weights
 from diffacet.models import card as card_of
-from diffacet.rank.candidates import Recommender
 from diffacet.rank.categories import ItemCategories, check_primary
 from diffacet.rank.evaluate import check_average
 from diffacet.rank.evaluate import evaluate as measure
+from diffacet.rank.index import Index
 from diffacet.rank.metrics import check_metric, usual_ks
 from diffacet.rank.ranking import BUDGET
+from diffacet.rank.retriever import Retriever
 
-CATALOGUE = "catalogue.parquet"
+if TYPE_CHECKING:
+    from diffacet.app.serving.recommender import Recommender
+
+CATALOGUE = golden.CATALOGUE
 Watch = Callable[[Moment], None]
 
 
@@ -70,17 +77,31 @@ class Run:
         """The validations of the run, oldest first."""
         return checkpoint.read_trail(self.path).records
 
-    def recommender(self, index: str = "exact") -> Recommender:
-        """What turns a history of the log's own item ids into candidates."""
+    def recommender(self, index: str = "exact") -> "Recommender":
+        """What turns a history of the log's own item ids into candidates; see `Recommender.load`."""
+        from diffacet.app.serving.recommender import Recommender
+
+        return Recommender.of(self, index)
+
+    def retriever(self, index: str | Index = "exact", block: int | None = None) -> Retriever:
+        """The model with its catalogue, without files; `index` and `block` are those of `Retriever`."""
         columns = self.catalogue.columns
-        return Recommender(
+        return Retriever(
             _askable(self.model),
             Ids(self.catalogue["item_id"], 1),
             length=self.settings.training.length,
             titles=self.catalogue["title"] if "title" in columns else None,
             categories=_categories(self.catalogue),
             index=index,
+            block=block,
+            at_steps=self.at_steps if "refine_steps" in settings.inference_settings(self.card.config) else None,
         )
+
+    def at_steps(self, steps: int) -> Any:
+        """The model with `refine_steps` set to S, its weights shared; raises BadSetting for an S that it has not."""
+        other = copy.copy(self.model)
+        other.config = settings.apply(self.card, self.settings, {"refine_steps": steps}).model
+        return other
 
     def holdout(self, on: str = "test", data: Path | None = None, input: str = "train") -> Holdout:  # noqa: A002
         """The cases of the run's own split, cut again from its data.
@@ -238,6 +259,7 @@ def train(
     if not (out / ABOUT).exists():
         _create(out, told | {"environment": environment(target)}, dataset.log, groups)
 
+    golden.remove(out)
     ks = usual_ks(split, chosen.training.metric)
 
     def validate(model: nn.Module) -> dict[str, float]:
@@ -245,7 +267,9 @@ def train(
 
     steps = batches.in_steps(chosen.training, batches.epoch_steps(cut.train, chosen.training, form))
     fit(model, batch_at, steps, validate=validate, checkpoints=Checkpoints(out), watch=watch)
-    return load(out, device=device)
+    done = of_items(load(out, device=device), "recommendation")
+    golden.write(out, done.retriever(block=1), cut.test)
+    return done
 
 
 def load(

@@ -19,6 +19,7 @@ from diffacet.core import diffusion, objectives, protocols
 from diffacet.core.batch import Histories, SequenceBatch
 from diffacet.core.contract import INFERENCE, STRICT, Card, Dropout, Facts, ItemDropout, Preset, Search
 from diffacet.core.denoisers import CrossAttention, StepMLP
+from diffacet.core.explaining import Explanation
 from diffacet.core.interests import STAR_HEADS, Base, extract, extract_to_train, extractor, prune, select, thin
 from diffacet.core.layers import ItemTable
 from diffacet.core.papers import DMI as PAPER
@@ -104,9 +105,14 @@ class DMIConfig:
             raise BadSetting(f"heads divides dim; got heads={self.heads} and dim={self.dim}")
         if self.base == "pimirec" and self.dim % STAR_HEADS:
             raise BadSetting(f"dim is a multiple of {STAR_HEADS} with base=pimirec; got dim={self.dim}")
-        if self.refine_steps is not None and self.refine_steps > self.steps:
+        if self.refine_steps is not None and self.refine_steps > self.most_refine_steps:
             raise BadSetting(f"refine_steps lies in 0..steps; got {self.refine_steps} with steps={self.steps}")
         self.make_schedule()
+
+    @property
+    def most_refine_steps(self) -> int:
+        """The largest S."""
+        return self.steps
 
     def make_schedule(self) -> diffusion.Schedule:
         """The variances of the chain (Eq. 8); raises BadSetting when they leave (0, 1)."""
@@ -165,19 +171,29 @@ class DMI(nn.Module):
 
     def interests(self, history: Histories) -> Tensor:
         """Refined interests (B, K, d) (Alg. 2); row b depends on its own history and case only."""
-        c = self.config
+        return self.explain(history).refined
+
+    def explain(self, history: Histories) -> Explanation:
+        """The interests before and after refinement, and which items guide it."""
         embedded = self.items(history.items)
         interests, attention = extract(self.extract, embedded, history.mask, history.times)
-        if self.denoiser is None or c.refine_steps == 0:
-            return interests
-        refined = self.refine(interests, attention, embedded, history)
-        return self.eta * refined + (1 - self.eta) * interests  # Eq. 13
+        if self.denoiser is None:
+            return Explanation(interests, interests, embedded, attention)
+        kept = self.guides(attention, history)
+        if self.config.refine_steps == 0:
+            return Explanation(interests, interests, embedded, attention, kept)
+        refined = self.refine(interests, kept, embedded, history)
+        mixed = self.eta * refined + (1 - self.eta) * interests  # Eq. 13
+        return Explanation(interests, mixed, embedded, attention, kept)
 
-    def refine(self, interests: Tensor, attention: Tensor, embedded: Tensor, history: Histories) -> Tensor:
+    def guides(self, attention: Tensor, history: Histories) -> Tensor:
+        """(B, K, L) bool, the items that guide each interest's refinement (Eq. 12)."""
+        return prune(attention, history.mask.unsqueeze(1).expand_as(attention), self.keep)
+
+    def refine(self, interests: Tensor, kept: Tensor, embedded: Tensor, history: Histories) -> Tensor:
         """The clean end of the reverse chain for all K interests at once, (B, K, d) (Alg. 2, lines 3-8)."""
         c, K, d = self.config, self.config.interests, self.config.dim
         assert self.denoiser is not None
-        kept = prune(attention, history.mask.unsqueeze(1).expand_as(attention), self.keep)  # (B, K, L), Eq. 12
         # The last of T + 1 draws starts the chain; the others are its reverse noise, if it has any.
         whole = c.refine_steps in (None, 0, c.steps) and c.chain == "posterior"
         draws = c.steps + 1 if whole and c.reverse_noise == "posterior" else 1
@@ -205,7 +221,7 @@ class DMI(nn.Module):
             return {}
         embedded = self.items(batch.history.items)
         interests, attention = extract(self.extract, embedded, batch.history.mask, batch.history.times)
-        refined = self.refine(interests, attention, embedded, batch.history)
+        refined = self.refine(interests, self.guides(attention, batch.history), embedded, batch.history)
         last = torch.full_like(batch.history.case, self.config.steps)
         noisy = diffusion.forward_noise(interests, last, torch.randn_like(interests), self.schedule)
         return {

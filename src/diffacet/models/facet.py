@@ -24,6 +24,7 @@ from diffacet.core.batch import Histories, PositionBatch
 from diffacet.core.contract import INFERENCE, STRICT, Card, Facts, ItemDropout, Preset, Search, Training
 from diffacet.core.cooccurrence import CoOccurrence
 from diffacet.core.denoisers import catalogue_mean
+from diffacet.core.explaining import Explanation
 from diffacet.core.interests import SelfAttentive, select, thin
 from diffacet.core.layers import ItemTable
 from diffacet.core.papers import DIFFACET
@@ -80,9 +81,14 @@ class FacetConfig:
 
     def __post_init__(self) -> None:
         """Checks that involve two settings; raises BadSetting."""
-        if self.refine_steps > self.steps + 1:
+        if self.refine_steps > self.most_refine_steps:
             raise BadSetting(f"refine_steps lies in 0..steps + 1; got {self.refine_steps} with steps={self.steps}")
         self.make_schedule()
+
+    @property
+    def most_refine_steps(self) -> int:
+        """The largest S."""
+        return self.steps + 1
 
     def make_schedule(self) -> diffusion.Schedule:
         """The variances of the chain; raises BadSetting when noise_min is not below noise_max."""
@@ -129,6 +135,13 @@ class Facet(nn.Module):
         interests, _ = self.extract(self.items(history.items), history.mask)
         return interests
 
+    def explain(self, history: Histories) -> Explanation:
+        """The interests before and after refinement; with S = 1 it is the posterior of the coarse ones that ranks."""
+        embedded = self.items(history.items)
+        interests, attention = self.extract(embedded, history.mask)
+        refined = self.mixed(interests, self.log_prior(history)) if self.config.refine_steps > 1 else interests
+        return Explanation(interests, refined, embedded, attention)
+
     def scores(self, history: Histories) -> Tensor:
         """(B, N + 1): the best interest's product, plus the log prior where anything is refined."""
         c, interests, vectors = self.config, self.interests_of(history), self.items.weight
@@ -136,8 +149,7 @@ class Facet(nn.Module):
             return _best(interests, vectors)
         log_prior = self.log_prior(history)
         if c.refine_steps > 1:
-            refined = self.refine(interests, log_prior)
-            interests = c.eta * refined + (1 - c.eta) * interests
+            interests = self.mixed(interests, log_prior)
         scores = _best(interests, vectors) + log_prior
         return self.calibrated(scores, history) if c.repeats == "calibrated" else scores
 
@@ -163,6 +175,10 @@ class Facet(nn.Module):
         prior = self.config.prior_weight * (share + self.config.prior_floor).log()
         prior[:, 0] = float("-inf")
         return prior
+
+    def mixed(self, interests: Tensor, log_prior: Tensor) -> Tensor:
+        """The refined interests and the coarse ones, in the shares eta and 1 - eta (DMI, Eq. 13)."""
+        return self.config.eta * self.refine(interests, log_prior) + (1 - self.config.eta) * interests
 
     def refine(self, interests: Tensor, log_prior: Tensor) -> Tensor:
         """The clean end of the reverse chain of S - 1 steps from the mean of the noised interests, (B, K, d)."""

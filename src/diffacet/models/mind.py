@@ -17,6 +17,7 @@ from torch.nn import functional
 from diffacet.core import objectives, protocols
 from diffacet.core.batch import Histories, SequenceBatch
 from diffacet.core.contract import STRICT, Card, Dropout, Facts, ItemDropout, Preset, Search
+from diffacet.core.explaining import Explanation
 from diffacet.core.interests import DynamicRouting, Routing, select, thin
 from diffacet.core.layers import ItemTable, kaiming
 from diffacet.core.papers import MIND as PAPER
@@ -49,22 +50,28 @@ class MIND(nn.Module):
         )
         self.layer = kaiming(c.dim, c.dim) if c.relu else None
 
-    def encode(self, embedded: Tensor, mask: Tensor) -> Tensor:
-        """(B, L, d) and its mask -> (B, K, d)."""
-        interests, _ = self.extract(embedded, mask)
-        return interests if self.layer is None else functional.relu(interests @ self.layer.T)
+    def encode(self, embedded: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, L, d) and its mask -> interests (B, K, d) and their attention (B, K, L)."""
+        interests, attention = self.extract(embedded, mask)
+        return interests if self.layer is None else functional.relu(interests @ self.layer.T), attention
 
     def loss(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Sampled softmax of the selected interest: label-aware attention whose power is infinite (Sec. 3.4)."""
         embedded, target, negatives = self.items.rows(batch.history.items, batch.target, batch.negatives)
         embedded = functional.dropout(embedded, self.config.dropout, self.training)
-        interests = self.encode(embedded, thin(batch.history.mask, self.config.item_dropout, self.training))
+        interests, _ = self.encode(embedded, thin(batch.history.mask, self.config.item_dropout, self.training))
         user, _ = select(interests, target)
         return {"softmax": objectives.sampled_softmax(user, target, negatives, batch)}
 
     def interests(self, history: Histories) -> Tensor:
         """(B, K, d)."""
-        return self.encode(self.items(history.items), history.mask)
+        return self.explain(history).refined
+
+    def explain(self, history: Histories) -> Explanation:
+        """The interests and their attention over the history, the last routing weights."""
+        embedded = self.items(history.items)
+        interests, attention = self.encode(embedded, history.mask)
+        return Explanation(interests, interests, embedded, attention)
 
     def catalogue(self) -> Tensor:
         """Item vectors (N + 1, d), row 0 being padding; an item scores by its best interest."""

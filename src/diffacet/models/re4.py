@@ -15,6 +15,7 @@ from torch.nn import functional
 from diffacet.core import objectives, protocols
 from diffacet.core.batch import Histories, SequenceBatch
 from diffacet.core.contract import STRICT, Card, Dropout, Facts, ItemDropout, Preset, Search
+from diffacet.core.explaining import Explanation
 from diffacet.core.interests import ReAttentive, select, thin
 from diffacet.core.layers import ItemTable
 from diffacet.core.papers import RE4 as PAPER
@@ -75,8 +76,13 @@ class Re4(nn.Module):
 
     def interests(self, history: Histories) -> Tensor:
         """(B, K, d)."""
-        interests, _ = self.extract(self.items(history.items), history.mask)
-        return interests
+        return self.explain(history).refined
+
+    def explain(self, history: Histories) -> Explanation:
+        """The interests and their attention over the history."""
+        embedded = self.items(history.items)
+        interests, attention = self.extract(embedded, history.mask)
+        return Explanation(interests, interests, embedded, attention)
 
     def catalogue(self) -> Tensor:
         """Item vectors (N + 1, d), row 0 being padding; an item scores by its best interest."""

@@ -9,6 +9,7 @@ items without one are of one more, "none".
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -68,6 +69,11 @@ class ItemCategories:
     def n_items(self) -> int:
         """N, the number of items."""
         return len(self.primary) - 1
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """The number of each name."""
+        return {name: number for number, name in enumerate(self.names)}
 
 
 def check_primary(primary: str) -> Primary:

@@ -120,7 +120,10 @@ class Index:
         if queries.ndim != 2 or queries.shape[1] != self.dim:
             raise BadSetting(f"queries are (B, {self.dim}) like the index; got shape {queries.shape}")
         found = min(k, len(self))
-        scores, rows = self.native.search(queries, found)
+        # Few enough at a time that clusters are found without a matrix product, which rounds by the size of the batch.
+        step = faiss.cvar.distance_compute_blas_threshold - 1 if self.kind == "ivf" else max(len(queries), 1)
+        parts = [self.native.search(queries[at : at + step], found) for at in range(0, max(len(queries), 1), step)]
+        scores, rows = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
         scores[rows < 0] = -np.inf
         wider = ((0, 0), (0, k - found))
         return np.pad(scores, wider, constant_values=-np.inf), np.pad(rows.astype(np.int64) + 1, wider)

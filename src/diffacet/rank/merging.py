@@ -114,13 +114,19 @@ def unseen(index: Index, interests: FloatArray, banned: IntArray, k: int) -> tup
     users, K, d = interests.shape
     base = len(index) + 1
     out = distinct((np.arange(users)[:, None] * base + banned)[banned > 0])
-    width = k + int(np.bincount(out // base).max(initial=0))
-    found = index.search(interests.reshape(-1, d), width)
-    scores, numbers = found[0].reshape(users, K, width), found[1].reshape(users, K, width)
-    numbers[within(np.arange(users)[:, None, None] * base + numbers, out)] = 0
-    scores = np.where(numbers == 0, -np.inf, scores).astype(np.float32)
-    order = np.lexsort((numbers, -scores))[..., :k]
-    return np.take_along_axis(scores, order, -1), np.take_along_axis(numbers, order, -1)
+    more = np.bincount(out // base, minlength=users)
+    # A near index may find other items when asked for more: how many a user asks for is no business of the others.
+    widths = k + np.where(more > 0, 1 << np.ceil(np.log2(np.maximum(more, 1))).astype(np.int64), 0)
+    scores, numbers = np.full((users, K, k), -np.inf, np.float32), np.zeros((users, K, k), np.int64)
+    for width in distinct(widths).tolist():
+        rows = np.flatnonzero(widths == width)
+        found = index.search(interests[rows].reshape(-1, d), width)
+        score, number = found[0].reshape(-1, K, width), found[1].reshape(-1, K, width)
+        number[within(rows[:, None, None] * base + number, out)] = 0
+        score = np.where(number == 0, -np.inf, score).astype(np.float32)
+        order = np.lexsort((number, -score))[..., :k]
+        scores[rows], numbers[rows] = np.take_along_axis(score, order, -1), np.take_along_axis(number, order, -1)
+    return scores, numbers
 
 
 def _gathered(lists: Lists, order: IntArray) -> Lists:

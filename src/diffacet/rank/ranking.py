@@ -44,7 +44,13 @@ class Ranked:
 
 @torch.no_grad()
 def top_k(
-    interests: Tensor, catalogue: Tensor, k: int, *, exclude: Tensor | None = None, budget: int = BUDGET
+    interests: Tensor,
+    catalogue: Tensor,
+    k: int,
+    *,
+    exclude: Tensor | None = None,
+    budget: int = BUDGET,
+    rows: int | None = None,
 ) -> Ranked:
     """The k items with the largest f(u, i) = max over the K vectors of their inner product with item i.
 
@@ -55,6 +61,8 @@ def top_k(
         exclude: (B, E) int64 item numbers that a user must not get; 0 stands for none.
         budget: bytes that the work may take beside arguments and result: users and items are taken in blocks of
             at most `budget / 24` scores, but never less than one user and 16 items or k.
+        rows: only the first so many users are ranked (and have lists); the others fill the block, so that products
+            have the same shape, and so the same rounding, however many users there are. None: all.
 
     Raises:
         BadSetting: k is below 1.
@@ -64,21 +72,23 @@ def top_k(
     """
     _check_k(k)
     users, n_items = len(interests), len(catalogue) - 1
+    wanted = users if rows is None else rows
     interests, catalogue = interests.float(), catalogue.float()
     cells = max(budget // _CELL_BYTES, 1)
     per_block = max(1, min(users, _TILE_USERS if interests.device.type == "cpu" else users, cells // 1024))
     per_items = max(16, k, min(n_items, cells // per_block))
     parts = []
-    for begin in range(0, users, per_block):
+    for begin in range(0, wanted, per_block):
         mine = interests[begin : begin + per_block]
         banned = None if exclude is None else exclude[begin : begin + per_block]
-        best = _empty(len(mine), mine)
+        best = _empty(min(len(mine), wanted - begin), mine)
         for start in range(1, n_items + 1, per_items):
-            scores = _block_scores(mine, catalogue[start : start + per_items])
+            scores = _block_scores(mine, catalogue[start : start + per_items])[: len(best[0])]
             best = _merge(best, _search(scores, k, start, banned), k)
         parts.append(best)
     scores, items = _join(parts, k, interests)
-    return Ranked(items, scores, _which(interests, catalogue, items, budget))
+    filled = torch.nn.functional.pad(items, (0, 0, 0, users - wanted))
+    return Ranked(items, scores, _which(interests, catalogue, filled, budget)[:wanted])
 
 
 @torch.no_grad()

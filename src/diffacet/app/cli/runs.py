@@ -188,15 +188,16 @@ def recommend(
     as_json: o.Json = False,
 ) -> None:
     """History to candidates."""
-    from diffacet.app import runs, show
+    from diffacet.app import show
+    from diffacet.app.serving.recommender import Recommender
 
     ids = [part.strip() for part in history.split(",") if part.strip()]
     if not ids:
         raise BadSetting("--history is empty; give item ids of the log, oldest first: --history 12,7,99")
     wish = of_clicks.Wish(rerank, candidates, user, at, context, behaviour)
     wanted = wish.candidates_for(k)
-    loaded = runs.of_items(runs.load(run, set=_asked(refine_steps, set_), device=device), "recommendation")
-    found = loaded.recommender(index).recommend(ids, wanted, exclude_seen=not include_seen, diversity=diversity)
+    service = Recommender.load(run, index=index, set=_asked(refine_steps, set_), device=device)
+    found = service.recommend(ids, wanted, exclude_seen=not include_seen, diversity=diversity)
     if found.unknown:
         typer.echo(f"diffacet: not in the catalogue, passed over: {', '.join(map(str, found.unknown))}", err=True)
     if not len(found):
