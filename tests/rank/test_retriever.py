@@ -10,11 +10,11 @@ from torch import nn
 
 from diffacet.data.ids import Ids
 from diffacet.errors import BadRun, BadSetting, UnknownItem
-from diffacet.rank.retriever import Retriever
 from diffacet.rank.categories import ItemCategories
 from diffacet.rank.index import Index
 from diffacet.rank.merging import diversify, merge, unseen
 from diffacet.rank.ranking import top_k, top_k_scores
+from diffacet.rank.retriever import Retriever
 
 N, LENGTH = 300, 4
 

@@ -142,7 +142,7 @@ class Retriever:
             except BadSetting as error:
                 answers |= {row: error for row, _ in members}
                 continue
-            for part in blocks.cut(len(members), self.block):
+            for part in blocks.cut(len(members), max(self.block - 1, 1)):
                 answers |= self._block(model, width, members[part])
         return [answers[row] for row in range(len(queries))]
 
@@ -166,7 +166,7 @@ class Retriever:
         if isinstance(model, Explains):
             width = self.length or read.shape[1]
             with torch.inference_mode():
-                told = model.explain(self._histories(np.pad(read, ((0, 0), (0, width - read.shape[1])))))
+                told = model.explain(self._histories(self._ruled(np.pad(read, ((0, 0), (0, width - read.shape[1]))))))
             n = read.shape[1]
             kept = None if told.kept is None else told.kept[:1, :, :n]
             coarse, refined = told.coarse[:1], told.refined[:1]
@@ -207,7 +207,7 @@ class Retriever:
             rows = np.arange(part.start, part.stop)
             longest = int(lengths[rows].max())
             read = known.last(rows, self.length or 1 << (longest - 1).bit_length())
-            out = self._encoded(self.model, read)
+            out = self._encoded(self.model, blocks.filled(read, self.block), len(rows))
             lists = self.search.best(
                 out, len(rows), known.last(rows, longest if exclude_seen else 0), k, diversity, None
             )
@@ -236,7 +236,7 @@ class Retriever:
     def _block(self, model: Model, width: int, members: list[tuple[int, Asked]]) -> dict[int, Candidates]:
         """The answers of at most `block` queries that one call of the model encodes."""
         known = _sequences([one.known for _, one in members])
-        out = self._encoded(model, known.last(np.arange(len(members)), width))
+        out = self._encoded(model, self._ruled(known.last(np.arange(len(members)), width)), len(members))
         interests = out.float().cpu().numpy() if self.search.vectors is not None else None
         groups: dict[tuple[Any, ...], list[int]] = {}
         for place, (_, one) in enumerate(members):
@@ -255,21 +255,22 @@ class Retriever:
             answers |= {members[place][0]: one for place, one in zip(places, found, strict=True)}
         return answers
 
-    def _histories(self, items: IntArray) -> Histories:
-        """A whole block of rows (n, L)."""
-        return Histories(
-            torch.from_numpy(blocks.filled(items, self.block)),
-            torch.full((self.block,), -1),
-            torch.zeros(self.block, dtype=torch.int64),
-        ).to(self.device)
+    def _ruled(self, items: IntArray) -> IntArray:
+        return blocks.ruled(items, self.block) if self.block > 1 else items
 
-    def _encoded(self, model: Model, items: IntArray) -> Tensor:
-        """Interests (block, K, d) or scores (block, N + 1) of rows (n, L), of which those behind the n-th only fill."""
+    def _histories(self, items: IntArray) -> Histories:
+        rows = len(items)
+        return Histories(torch.from_numpy(items), torch.full((rows,), -1), torch.zeros(rows, dtype=torch.int64)).to(
+            self.device
+        )
+
+    def _encoded(self, model: Model, items: IntArray, n: int) -> Tensor:
+        """Interests (block, K, d) or scores (block, N + 1) of a block (block, L) of which n rows count."""
         history = self._histories(items)
         with torch.inference_mode():
             if isinstance(model, Matcher):
                 interests = model.interests(history).float()
-                if not interests[: len(items)].isfinite().all():
+                if not interests[:n].isfinite().all():
                     raise BadRun("an interest is not finite: the model diverged; train it again, with a smaller lr")
                 if interests.shape[2] != self.vectors.shape[1]:
                     wide = self.vectors.shape[1]
@@ -317,12 +318,13 @@ class Retriever:
 
     def _trial(self, items: IntArray) -> tuple[Tensor, ...]:
         """What an answer to a block of rows is made of, for `steady_block`."""
-        self.block = len(items)
-        out = self._encoded(self.model, items)
+        n = len(items)
+        self.block = n + 1
+        out = self._encoded(self.model, self._ruled(items), n)
         if self.search.vectors is None or self.search.index is not None:
-            return (out,)
-        ranked = top_k(out, self.search.vectors, min(50, len(self.items)))
-        return out, ranked.scores, ranked.items, ranked.interest
+            return (out[:n],)
+        ranked = top_k(out, self.search.vectors, min(50, len(self.items)), rows=n)
+        return out[:n], ranked.scores, ranked.items, ranked.interest
 
 
 def _sequences(rows: Sequence[IntArray]) -> Sequences:

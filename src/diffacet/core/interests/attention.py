@@ -31,14 +31,15 @@ class SelfAttentive(nn.Module):
         Rows of the attention sum to 1 over real positions and are 0 at padding; without any real position
         both are 0.
         """
-        real = mask.nonzero(as_tuple=True)
-        # Only real positions are computed: a training history fills less than a third of its window.
-        packed = embedded[real] + self.position[0, real[1]]  # (n, d)
-        logits = self._logits(packed)  # (n, K)
-        if self.recency is not None:
-            newest = (mask * torch.arange(mask.shape[1], device=mask.device)).amax(-1)  # (B,)
-            logits = logits + self.recency[newest[real[0]] - real[1]]
-        attention = over_history(logits, mask, real)
+        real = packed(mask, self.training)
+        place = torch.arange(mask.shape[1], device=mask.device)
+        newest = (mask * place).amax(-1)  # (B,)
+        if real is None:
+            placed, age = embedded + self.position[:, : mask.shape[1]], (newest.unsqueeze(1) - place).clamp(min=0)
+        else:
+            placed, age = embedded[real] + self.position[0, real[1]], newest[real[0]] - real[1]
+        logits = self._logits(placed)  # (B, L, K) or (n, K)
+        attention = over_history(logits if self.recency is None else logits + self.recency[age], mask, real)
         return attention @ embedded, attention
 
     def _logits(self, placed: Tensor) -> Tensor:
@@ -66,13 +67,25 @@ class SelfAttentive(nn.Module):
         return (attention.flatten(1, 2) @ embedded).view(*attention.shape[:3], -1), attention
 
 
-def over_history(logits: Tensor, mask: Tensor, real: tuple[Tensor, ...]) -> Tensor:
-    """Softmax over each history's real positions: (n, K) logits of the positions `real` -> attention (B, K, L).
+def packed(mask: Tensor, training: bool) -> tuple[Tensor, ...] | None:
+    """Where (B, L) `mask` is true, in training; None in evaluation: every position is to be computed.
 
-    mask (B, L) bool, `real` = mask.nonzero(as_tuple=True). Padding gets 0, and so does a history without any
-    real position.
+    A training history fills less than a third of its window, so its real positions alone are computed. But how many
+    there are is the batch's business: to the bit, an answer would depend on how long the others' histories are.
     """
-    grid = logits.new_full((*mask.shape, logits.shape[-1]), float("-inf")).index_put(real, logits)  # (B, L, K)
+    return mask.nonzero(as_tuple=True) if training else None
+
+
+def over_history(logits: Tensor, mask: Tensor, real: tuple[Tensor, ...] | None) -> Tensor:
+    """Softmax over each history's real positions: logits (B, L, K), or (n, K) of `real` -> attention (B, K, L).
+
+    mask (B, L) bool, `real` as `packed` gives it. Padding gets 0, and so does a history without any real position.
+    """
+    grid = logits
+    if real is None:
+        grid = grid.masked_fill(~mask.unsqueeze(-1), float("-inf"))
+    else:
+        grid = logits.new_full((*mask.shape, logits.shape[-1]), float("-inf")).index_put(real, logits)  # (B, L, K)
     # A row without any real position would be all -inf: its softmax is made finite, then zeroed.
     empty = ~mask.any(-1)
     grid = grid.masked_fill(empty[:, None, None], 0.0).transpose(1, 2)  # (B, K, L)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffacet.core.interests.attention import over_history
+from diffacet.core.interests.attention import over_history, packed
 from diffacet.core.layers import kaiming
 
 
@@ -43,9 +43,9 @@ class ReAttentive(nn.Module):
         Rows of the attention sum to 1 over real positions and are 0 at padding; without any real position
         both are 0.
         """
-        real = mask.nonzero(as_tuple=True)
-        packed = embedded[real]  # (n, d)
-        attention = over_history(torch.tanh(packed @ self.inner.T) @ self.outer.T, mask, real)
+        real = packed(mask, self.training)
+        items = embedded if real is None else embedded[real]  # (B, L, d) or (n, d)
+        attention = over_history(torch.tanh(items @ self.inner.T) @ self.outer.T, mask, real)
         # (A H) W_3 instead of A (H W_3): the same, and K rows to multiply instead of L.
         return attention @ embedded @ self.value, attention
 
