@@ -71,3 +71,42 @@ def test_a_tensorboard_that_cannot_write_stops_nothing(run, monkeypatch):
     play(Watcher(run, Console(file=out), "dmi"))
     assert len(out.getvalue().splitlines()) == 2
     assert progress._Board(run / "tensorboard", 0)._writer is None
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Stands for time.perf_counter; tests set it."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_a_count_is_a_line_for_each_tenth_or_ten_seconds(clock):
+    out = io.StringIO()
+    with progress.counting(Console(file=out), "users", lines=True) as count:
+        for done, seconds in ((400, 0), (420, 1), (500, 2), (520, 11.9), (540, 13), (1000, 14)):
+            clock[0] = 100.0 + seconds
+            count(done, 1000)
+    assert out.getvalue().splitlines() == [
+        "500/1,000 users  50 users/s  0:10 left",  # the first 400 were there before
+        "540/1,000 users  11 users/s  0:42 left",
+        "1,000/1,000 users  43 users/s  0:00 left",
+    ]
+
+
+def test_a_count_is_silent_without_a_terminal_unless_lines_are_asked_for(clock):
+    out = io.StringIO()
+    with progress.counting(Console(file=out), "users") as count:
+        count(0, 10)
+        count(10, 10)
+    assert out.getvalue() == ""
+
+
+def test_a_count_is_a_bar_with_its_pace_in_a_terminal(clock):
+    out = io.StringIO()
+    with progress.counting(Console(file=out, force_terminal=True, width=120), "users", lines=True) as count:
+        count(0, 1000)
+        clock[0] += 2
+        count(5, 1000)
+    for word in ("users", "5/1000", "2.5 users/s", "6:38 left"):
+        assert word in out.getvalue()

@@ -19,8 +19,8 @@ from diffacet.errors import BadSetting
 from diffacet.learn.batches import batch_at
 from diffacet.models.pimirec import PIMIRec, PIMIRecConfig
 from diffacet.models.re4 import Re4, Re4Config
-from diffacet.rank.retriever import Retriever
 from diffacet.rank.evaluate import evaluate
+from diffacet.rank.retriever import Retriever
 
 N, L, D, K, DAY = 12, 6, 8, 3, 86_400
 FACTS = Facts(N, L)

@@ -16,6 +16,7 @@ from diffacet.learn.checkpoint import Record
 from diffacet.learn.fit import Moment
 
 _EVERY = 0.25  # seconds between two readings of the loss, each of which waits for the device
+_LINES = 10.0  # seconds between two lines of a count, if it is slow
 
 
 class Watcher:
@@ -114,13 +115,57 @@ class Watcher:
         return f"at most {int(seconds) // 60}:{int(seconds) % 60:02d} left"
 
 
+class _Pace:
+    """Rate and time left of a count, from the first call on: what an earlier process did is not its speed."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self._begun: tuple[int, float] | None = None
+        self._said = (0, 0.0)
+
+    def told(self, done: int, total: int) -> tuple[str, str]:
+        """The rate and the time left; empty as long as nothing was done."""
+        now = time.perf_counter()
+        if self._begun is None:
+            self._begun, self._said = (done, now), (done, now)
+        first, start = self._begun
+        if done == first:
+            return "", ""
+        rate = (done - first) / max(now - start, 1e-9)
+        seconds = int((total - done) / rate)
+        per_second = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+        return f"{per_second} {self.label}/s", f"{seconds // 60}:{seconds % 60:02d} left"
+
+    def due(self, done: int, total: int) -> bool:
+        """Whether a line is due: a tenth of all was done since the last one, or ten seconds went by, or all is done."""
+        now = time.perf_counter()
+        before, when = self._said
+        if done == before or (10 * (done - before) < total and now - when < _LINES and done < total):
+            return False
+        self._said = (done, now)
+        return True
+
+
 @contextmanager
-def counting(console: Console, label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar over (done, all), shown in a terminal only and gone when it is full."""
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+def counting(console: Console, label: str, *, lines: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A bar over (done, all) with rate and time left, shown in a terminal only and gone when it is full.
+
+    With `lines` there are lines instead where there is no terminal, one for each tenth or each ten seconds.
+    """
+    fields = (TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[left]}"))
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), *fields)
+    pace = _Pace(label)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(label, total=None, rate="", left="")
+
+        def count(done: int, total: int) -> None:
+            rate, left = pace.told(done, total)
+            bar.update(task, completed=done, total=total, rate=rate, left=left)
+            if lines and not console.is_terminal and pace.due(done, total):
+                words = "  ".join(word for word in (f"{done:,}/{total:,} {label}", rate, left) if word)
+                console.print(words, highlight=False, markup=False, soft_wrap=True)
+
+        yield count
 
 
 class _Board:

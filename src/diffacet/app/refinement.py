@@ -18,8 +18,8 @@ from diffacet.core.batch import Histories
 from diffacet.core.interests import extract, prune
 from diffacet.data import store
 from diffacet.data.splits import Holdout
-from diffacet.rank.retriever import Retriever
 from diffacet.rank.evaluate import evaluate, evaluating, histories
+from diffacet.rank.retriever import Retriever
 
 STEPS = (0, 1, 2, 5, None)
 WARM, REQUESTS = 10, 100

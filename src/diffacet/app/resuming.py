@@ -25,12 +25,17 @@ def check(out: Path, before: Mapping[str, Any], told: Mapping[str, Any]) -> None
             f"{out} was trained on other data ({before['data']['name']}, {before['data']['fingerprint']}; "
             f"now {told['data']['name']}, {told['data']['fingerprint']}); resume with the same --data"
         )
-    old, new = _flat(before), _flat(told)
-    changed = [
-        f"{key} is {new.get(key)}, was {old.get(key)}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)
-    ]
+    changed = differences(_flat(before), _flat(told))
     if changed:
         raise BadRun(f"{out} was begun with other settings: {'; '.join(changed)}; resume with the same, or a new --out")
+
+
+def differences(before: Mapping[str, Any], told: Mapping[str, Any]) -> list[str]:
+    """`"k is 20, was 50"` for each name whose value is not what it was before."""
+    names = sorted({*before, *told})
+    return [
+        f"{name} is {told.get(name)}, was {before.get(name)}" for name in names if told.get(name) != before.get(name)
+    ]
 
 
 def _flat(told: Mapping[str, Any]) -> dict[str, Any]:
