@@ -15,7 +15,7 @@ from diffacet.app import runs as runs_
 from diffacet.app.compare import Group, Trial, asked
 from diffacet.app.runs import Run
 from diffacet.core.batch import Histories
-from diffacet.core.interests import extract, prune
+from diffacet.core.explaining import Explanation
 from diffacet.data import store
 from diffacet.data.splits import Holdout
 from diffacet.rank.evaluate import evaluate, evaluating, histories
@@ -164,10 +164,10 @@ def portrait(trial: Trial, metric: str, *, on: str = "test", data: Path | None =
     users = store.open(data or Path(run.about["data"]["path"])).log.users
     row = typical(trial, metric, holdout)
     history = histories(holdout, np.array([row]), length)
-    plain = runs_.of_items(runs_.load(run.path, set={"refine_steps": 0}, device="cpu"), "refinement")
-    refined = runs_.of_items(runs_.load(run.path, device="cpu"), "refinement")
-    before, reads, table = _look(plain, history)
-    after, _, _ = _look(refined, history)
+    model: Any = runs_.of_items(runs_.load(run.path, device="cpu"), "refinement").model
+    with evaluating(model):
+        told, table = model.explain(history), model.catalogue()
+    before, after, reads = told.coarse[0], told.refined[0], _reads(told, history)
     target = set(holdout.target.row(row).tolist())
     seen = set(holdout.history.row(row).tolist())
     name = _namer(run)
@@ -195,18 +195,13 @@ def portrait(trial: Trial, metric: str, *, on: str = "test", data: Path | None =
     )
 
 
-def _look(run: Run, history: Histories) -> tuple[Tensor, list[list[tuple[int, float]]], Tensor]:
-    """Interests (K, d) of one history, the items that guide each with their attention, and the catalogue (N + 1, d)."""
-    model: Any = run.model
-    with evaluating(model):
-        interests = model.interests(history)[0]
-        _, attention = extract(model.extract, model.items(history.items), history.mask, history.times)
-        kept = prune(attention, history.mask.unsqueeze(1).expand_as(attention), model.keep)[0]
-    reads = []
-    for weights, keep in zip(attention[0], kept, strict=True):
+def _reads(told: Explanation, history: Histories) -> list[list[tuple[int, float]]]:
+    """The items of the one history that guide each interest, with their attention, the largest first."""
+    reads, kept = [], history.mask.unsqueeze(1).expand_as(told.attention) if told.kept is None else told.kept
+    for weights, keep in zip(told.attention[0], kept[0], strict=True):
         order = weights.argsort(descending=True, stable=True).tolist()
         reads.append([(int(history.items[0, j]), float(weights[j])) for j in order if keep[j]])
-    return interests, reads, model.catalogue()
+    return reads
 
 
 def _best(catalogue: Tensor, vector: Tensor, seen: set[int], top: int) -> list[int]:
