@@ -8,15 +8,19 @@ import copy
 import dataclasses
 
 import numpy as np
+import polars as pl
 import torch
 
 from diffacet.app import settings
 from diffacet.core.batch import Histories, PositionBatch, ProfileBatch, SequenceBatch
 from diffacet.core.contract import Matcher, Scorer, Trained
+from diffacet.data.ids import Ids
 from diffacet.data.sequences import Sequences
 from diffacet.learn import batches, checkpoint
 from diffacet.learn.checkpoint import Checkpoints
 from diffacet.learn.fit import fit, initial_weights
+from diffacet.rank.candidates import Query
+from diffacet.rank.retriever import Retriever
 
 N_ITEMS, LENGTH, USERS = 24, 7, 20
 SMALL = {
@@ -175,6 +179,42 @@ def same_answer_alone_or_in_a_batch(card, preset):
     assert torch.allclose(turned, together[order], atol=1e-9)
     for i, (row, one) in enumerate(zip(PASTS, case, strict=True)):
         assert torch.allclose(answer(model, histories([row], case=[one]))[0], together[i], atol=1e-9)
+
+
+def bit_equal_in_any_company(card, preset):
+    """What serving promises: through a Retriever an answer depends on its query alone, to the bit."""
+    chosen = small(card, preset)
+    model = shaken(build(card, chosen)).eval()
+    service = Retriever(model, Ids(pl.Series(range(1, N_ITEMS + 1)), 1), length=chosen.training.length)
+    rng = np.random.default_rng(0)
+    asked = [Query(rng.integers(1, N_ITEMS + 1, rng.integers(1, 12)).tolist(), 5) for _ in range(20)]
+    for query, found in zip(asked, service.answer(asked), strict=True):
+        alone = service.answer([query])[0]
+        assert found.item_id.to_list() == alone.item_id.to_list()
+        assert found.score.tobytes() == alone.score.tobytes()
+
+
+def explains_its_answer(card, preset):
+    """For a model that explains: what it explains is what it answers with, row by row."""
+    model = shaken(build(card, small(card, preset))).eval()
+    history = histories(PASTS)
+    with torch.no_grad():
+        told = model.explain(history)
+        if isinstance(model, Matcher):
+            assert torch.equal(told.refined, model.interests(history))
+        alone = model.explain(histories(PASTS[:1]))
+    B, K, d = told.coarse.shape
+    assert told.refined.shape == (B, K, d)
+    assert told.items.shape == (B, LENGTH, d)
+    assert told.attention.shape == (B, K, LENGTH)
+    assert (told.attention >= 0).all()
+    assert not told.attention[(history.items == 0).unsqueeze(1).expand_as(told.attention)].any()
+    if told.kept is not None:
+        assert told.kept.shape == told.attention.shape
+        assert not (told.kept & (history.items == 0).unsqueeze(1)).any()
+        assert (told.kept.any(-1) == (history.items != 0).any(-1, keepdim=True)).all()
+    assert torch.allclose(alone.refined[0], told.refined[0], atol=1e-5)
+    assert torch.allclose(alone.attention[0], told.attention[0], atol=1e-5)
 
 
 def padding_is_irrelevant(card, preset):

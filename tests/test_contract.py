@@ -59,6 +59,16 @@ def test_same_answer_alone_or_in_a_batch(one, preset):
 
 
 @over(ALL)
+def test_bit_equal_in_any_company(one, preset):
+    contract.bit_equal_in_any_company(one, preset)
+
+
+@over([(one, preset) for one, preset in ALL if hasattr(one.build, "explain")])
+def test_explains_its_answer(one, preset):
+    contract.explains_its_answer(one, preset)
+
+
+@over(ALL)
 def test_padding_is_irrelevant(one, preset):
     contract.padding_is_irrelevant(one, preset)
     contract.padding_row_is_irrelevant(one, preset)
