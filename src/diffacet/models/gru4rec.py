@@ -74,8 +74,12 @@ class GRU4Rec(nn.Module):
 
     def encode(self, embedded: Tensor, mask: Tensor) -> Tensor:
         """(B, L, d) and its mask, which may have holes -> (B, d); b_o without any real position."""
-        _, states = self.gru(_packed(embedded, mask))  # (layers, B, h)
-        return self.out(states[-1] * mask.any(-1, keepdim=True))
+        if self.training:
+            state = self.gru(_packed(embedded, mask))[1][-1]  # (B, h)
+        else:  # packed, an answer would depend on how long the others' histories are, to the bit
+            at = (mask.sum(-1) - 1).clamp(min=0)
+            state = self.gru(_compact(embedded, mask))[0][torch.arange(len(at), device=at.device), at]
+        return self.out(state * mask.any(-1, keepdim=True))
 
     def encode_at(self, embedded: Tensor, mask: Tensor, row: Tensor, position: Tensor) -> Tensor:
         """As `encode` of what row[p] has up to position[p], (P,) each -> (P, d), all by one pass over the rows."""
@@ -103,14 +107,20 @@ class GRU4Rec(nn.Module):
         return self.items.weight
 
 
+def _compact(embedded: Tensor, mask: Tensor) -> Tensor:
+    """(B, L, d) with the real positions of each row first, in their order."""
+    order = (~mask).long().argsort(dim=1, stable=True)
+    return embedded.gather(1, order.unsqueeze(-1).expand_as(embedded))
+
+
 def _packed(embedded: Tensor, mask: Tensor) -> PackedSequence:
     """(B, L, d) and its mask -> the real positions of each row in their order, the first one where none is real.
 
     A training history fills less than a third of its window, and padding would be stepped through.
     """
-    order = (~mask).long().argsort(dim=1, stable=True)  # real positions first
-    compact = embedded.gather(1, order.unsqueeze(-1).expand_as(embedded))
-    return pack_padded_sequence(compact, mask.sum(-1).clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
+    return pack_padded_sequence(
+        _compact(embedded, mask), mask.sum(-1).clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
+    )
 
 
 _CODE = replace(protocols.BEAUTY, lr=0.001, patience=50)

@@ -11,11 +11,25 @@ from typing import Any
 import typer
 
 # Importing a module adds its commands to `app`.
-from diffacet.app.cli import clicks, data, interests, predict, probe, runs, studies, tune
+from diffacet.app.cli import batch, clicks, data, interests, predict, probe, runs, serving, studies, tune
 from diffacet.app.cli.shell import app
 from diffacet.errors import DiffacetError
 
-__all__ = ["COMMANDS", "app", "clicks", "data", "interests", "main", "predict", "probe", "runs", "studies", "tune"]
+__all__ = [
+    "COMMANDS",
+    "app",
+    "batch",
+    "clicks",
+    "data",
+    "interests",
+    "main",
+    "predict",
+    "probe",
+    "runs",
+    "serving",
+    "studies",
+    "tune",
+]
 
 # Which package typer takes its click from depends on its version.
 ClickException: type[Exception] = typer.BadParameter.__mro__[2]
@@ -38,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = INTERRUPTED
     if code == INTERRUPTED:
         again = "the same command with --resume"
-        hints = {"train": again, "study": again, "tune": again, "demo": "the same command"}
+        hints = {"train": again, "candidates": again, "study": again, "tune": again, "demo": "the same command"}
         hint = f"; {hints[given[0]]} goes on from the last checkpoint" if given and given[0] in hints else ""
         typer.echo(f"diffacet: interrupted{hint}", err=True)
     return int(code)
