@@ -1,0 +1,190 @@
+/** The history as a strip: items from old to new, below them how much each interest looks at each. */
+
+import { item, name } from "./catalogue.js";
+import { badge, byId, counted, el, tone } from "./dom.js";
+import { placesOf } from "./reading.js";
+
+/** @typedef {import("./types.js").View} View */
+/** @typedef {import("./reading.js").Place} Place */
+
+const HINT = "Point at an item for the exact shares. Keys: arrows go along, Delete takes out, Shift + arrows move.";
+const FATES = { older: "not read: older", unknown: "not in the catalogue", read: "" };
+
+/** @param {number} share @returns {string} */
+const percent = (share) => `${(100 * share).toFixed(1)} %`;
+/** @param {number} share @returns {string} as a cell has room for */
+const short = (share) => (share > 0 && share < 0.005 ? "<1" : String(Math.round(100 * share)));
+
+export class Strip {
+  /** @param {(history: string[]) => void} change @param {(text: string) => void} say */
+  constructor(change, say) {
+    this.change = change;
+    this.say = say;
+    this.current = 0;
+    this.root = byId("strip");
+  }
+
+  /** @param {View} view */
+  show(view) {
+    this.view = view;
+    const { history } = view.state;
+    const grown = history.length !== this.shown?.length || history.at(-1) !== this.shown?.at(-1);
+    const focus = this.root.contains(document.activeElement) ? document.activeElement?.dataset?.act : null;
+    const left = this.root.querySelector(".strip-scroll")?.scrollLeft ?? 0;
+    this.root.hidden = !history.length;
+    if (!history.length) return this.root.replaceChildren();
+    this.places = placesOf(view);
+    this.told = view.answer?.told?.interests[0]?.attention ? view.answer.told : null;
+    this.current = Math.min(Math.max(this.current, 0), history.length - 1);
+    const columns = this.places.map((place, at) => this.column(place, at));
+    const list = el("ol", { class: "strip-columns", "aria-label": "History, oldest first" }, ...columns);
+    const scroll = el("div", { class: "strip-scroll" }, this.told && this.labels(), list);
+    this.readout = el("p", { class: "readout", "aria-hidden": "true", text: HINT });
+    this.root.replaceChildren(scroll, this.readout, ...(this.told ? [this.table()] : []));
+    scroll.scrollLeft = grown ? scroll.scrollWidth : left;
+    this.shown = history;
+    list.addEventListener("keydown", (event) => this.key(event));
+    if (focus) this.focus(this.current, focus);
+  }
+
+  labels() {
+    const { interest } = this.view.state;
+    const rows = this.told.interests.map((one) =>
+      el("div", { class: `strip-label ${one.interest === interest ? "chosen" : ""}` }, badge(one.interest)),
+    );
+    return el("div", { class: "strip-labels", "aria-hidden": "true" }, el("div", { class: "strip-corner", text: "share, %" }), ...rows);
+  }
+
+  /** @param {Place} place @param {number} at */
+  column(place, at) {
+    const { interest } = this.view.state;
+    const kept = interest === null ? null : this.told?.interests[interest]?.kept;
+    const pruned = place.column !== null && kept?.[place.column] === false;
+    const fate = pruned ? "pruned" : FATES[place.fate];
+    const { category } = item(place.id);
+    const card = el(
+      "div",
+      { class: `item ${place.fate} ${pruned ? "pruned" : ""}`, title: name(place.id) },
+      el("span", { class: "item-title", text: name(place.id) }),
+      el("span", { class: "item-more", text: fate || category || "" }),
+      el("span", { class: "item-acts" }, ...this.acts(place, at)),
+    );
+    const cells = this.told ? this.told.interests.map((one) => this.cell(one, place)) : [];
+    const tell = () => (this.readout.textContent = this.exact(place, at));
+    const rest = () => (this.readout.textContent = HINT);
+    return el("li", { onpointerenter: tell, onpointerleave: rest, onfocusin: tell, onfocusout: rest }, card, ...cells);
+  }
+
+  acts(place, at) {
+    const last = this.places.length - 1;
+    const act = (kind, sign, label, run, off = false) =>
+      el("button", {
+        type: "button",
+        class: "act",
+        "data-act": kind,
+        tabindex: at === this.current ? 0 : -1,
+        "aria-label": `${label} ${name(place.id)}`,
+        "aria-disabled": off ? "true" : null,
+        text: sign,
+        onclick: run,
+        onfocus: () => (this.current = at),
+      });
+    return [
+      act("older", "‹", "Move earlier:", () => this.move(at, -1), at === 0),
+      act("remove", "×", "Remove", () => this.remove(at)),
+      act("newer", "›", "Move later:", () => this.move(at, 1), at === last),
+    ];
+  }
+
+  cell(one, place) {
+    const share = place.column === null ? null : one.attention[place.column];
+    if (share === null) return el("span", { class: "cell none", "aria-hidden": "true" });
+    const most = Math.max(...this.told.interests.flatMap((each) => each.attention));
+    const pruned = one.kept?.[place.column] === false;
+    const chosen = one.interest === this.view.state.interest;
+    const classes = `cell ${tone(one.interest)} ${pruned ? "pruned" : ""} ${chosen ? "chosen" : ""}`;
+    const vars = { "--heat": `${Math.round((100 * share) / (most || 1))}%` };
+    return el("span", { class: classes, vars, "aria-hidden": "true", text: short(share) });
+  }
+
+  /** What is known of one place of the history, in words. */
+  exact(place, at) {
+    const head = `${at + 1} of ${this.places.length} · ${name(place.id)} (id ${place.id})`;
+    if (place.column === null || !this.told) return [head, FATES[place.fate]].filter(Boolean).join(" · ");
+    const shares = this.told.interests.map((one) => {
+      const pruned = one.kept?.[place.column] === false ? " pruned" : "";
+      return `${one.interest + 1}: ${percent(one.attention[place.column])}${pruned}`;
+    });
+    return `${head} · ${shares.join(" · ")}`;
+  }
+
+  /** The same numbers for those who do not see the strip. */
+  table() {
+    const { interests } = this.told;
+    const head = el("tr", {}, el("th", { scope: "col", text: "Item" }), ...interests.map((one) => el("th", { scope: "col", text: `Interest ${one.interest + 1}` })));
+    const rows = this.places.map((place) => {
+      const cells = interests.map((one) => {
+        if (place.column === null) return el("td", { text: FATES[place.fate] });
+        const pruned = one.kept?.[place.column] === false ? ", pruned" : "";
+        return el("td", { text: percent(one.attention[place.column]) + pruned });
+      });
+      return el("tr", {}, el("th", { scope: "row", text: name(place.id) }), ...cells);
+    });
+    const caption = el("caption", { text: "Attention of each interest over the history" });
+    // The table scrolls inside a clipped box of its own: a table itself would keep its width.
+    return el("div", { class: "visually-hidden" }, el("table", { id: "attention" }, caption, el("thead", {}, head), el("tbody", {}, ...rows)));
+  }
+
+  key(event) {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    const kind = event.target.dataset?.act ?? "remove";
+    const last = this.places.length - 1;
+    if (step && event.shiftKey) this.move(this.current, step);
+    else if (step) this.focus(Math.min(Math.max(this.current + step, 0), last), kind);
+    else if (event.key === "Home" || event.key === "End") this.focus(event.key === "Home" ? 0 : last, kind);
+    else if (event.key === "Delete" || event.key === "Backspace") this.remove(this.current);
+    else return;
+    event.preventDefault();
+  }
+
+  focus(at, kind) {
+    this.current = at;
+    for (const button of this.root.querySelectorAll(".act")) button.tabIndex = -1;
+    const column = this.root.querySelectorAll(".strip-columns > li")[at];
+    for (const button of column?.querySelectorAll(".act") ?? []) button.tabIndex = 0;
+    column?.querySelector(`[data-act=${kind}]`)?.focus();
+    column?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
+
+  move(at, step) {
+    const history = [...this.view.state.history];
+    const to = at + step;
+    if (to < 0 || to >= history.length) return;
+    [history[at], history[to]] = [history[to], history[at]];
+    this.current = to;
+    this.say(`${name(history[to])} is item ${to + 1} of ${history.length} now.`);
+    this.change(history);
+  }
+
+  remove(at) {
+    const history = [...this.view.state.history];
+    const [gone] = history.splice(at, 1);
+    this.say(`${name(gone)} removed; ${counted(history.length, "item")} left.`);
+    this.change(history);
+    if (!history.length) byId("pick").focus();
+  }
+}
+
+/** @param {View} view @returns {HTMLElement[]} what was done otherwise than asked, as list items */
+export function notes({ state, answer }) {
+  if (!answer) return [];
+  const said = [...new Set([...answer.after.notes, ...(answer.told?.notes ?? [])])].map((text) => el("li", { text }));
+  const unknown = new Set([...answer.after.unknown, ...(answer.told?.unknown ?? [])]);
+  const strange = state.history.filter((id, at) => unknown.has(id) && state.history.indexOf(id) === at);
+  if (strange.length) {
+    const named = strange.slice(0, 12).map((id) => el("code", { text: id }));
+    const more = strange.length > 12 ? ` and ${strange.length - 12} more` : "";
+    said.unshift(el("li", { class: "unknown-ids" }, "Not in the catalogue, passed over: ", ...named.flatMap((code, n) => (n ? [", ", code] : [code])), more));
+  }
+  return said;
+}
