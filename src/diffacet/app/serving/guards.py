@@ -118,7 +118,6 @@ class Guard:
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service, self.options = app, service, service.options
-        self.keys = [hashlib.sha256(key.encode()).digest() for key in service.options.keys]
         self.flying, self.held = 0, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -144,7 +143,7 @@ class Guard:
 
     def _locked(self, scope: Scope, path: str) -> Fault | None:
         """The refusal of a request without a key that fits."""
-        if not self.keys:
+        if not self.service.keys:
             if path.startswith(ADMIN):
                 return Fault(403, "the service was started without keys, so nobody may administer it by request")
             return None
@@ -155,7 +154,7 @@ class Guard:
         fits = bool(given)
         for one in given:
             digest, known = hashlib.sha256(one).digest(), False
-            for key in self.keys:  # all of them, so that time tells nothing
+            for key in self.service.keys:  # all of them, so that time tells nothing
                 known |= hmac.compare_digest(digest, key)
             fits &= known
         if fits:

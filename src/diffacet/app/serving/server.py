@@ -4,7 +4,6 @@ With one worker it is the process of `diffacet serve`; with more `supervising` s
 """
 
 import contextlib
-import hashlib
 import logging
 import os
 import signal
@@ -197,7 +196,7 @@ class Server(uvicorn.Server):
             before.join()
         if keys and self.what.key_file is not None:
             try:
-                self._use_keys(read_keys(self.what.key_file))
+                self.service.use_keys(read_keys(self.what.key_file))
                 logs.write("keys", by=by)
             except BadSetting as error:
                 logs.write("keys refused", level=logging.ERROR, by=by, message=str(error))
@@ -205,14 +204,6 @@ class Server(uvicorn.Server):
         with contextlib.suppress(Exception):
             if self.service.reload(force=force, by=by).changed and tell:
                 self.told.reloaded()
-
-    def _use_keys(self, keys: tuple[str, ...]) -> None:
-        from diffacet.app.serving.guards import Guard
-
-        layer: Any = self.app.middleware_stack
-        while not isinstance(layer, Guard):
-            layer = layer.app
-        layer.keys = [hashlib.sha256(key.encode()).digest() for key in keys]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to answer; uvicorn's hook."""

@@ -1,5 +1,6 @@
 """What the routes share: the recommender, its batcher, the metrics, and whether the service is ready."""
 
+import hashlib
 import logging
 import threading
 import time
@@ -50,6 +51,7 @@ class Service:
         options: the limits.
         metrics: what is counted.
         batcher: the way to the computing thread.
+        keys: SHA-256 of the keys that let in; none: everybody is.
         ready: whether new requests should be sent here; `begin_drain` ends it.
     """
 
@@ -62,6 +64,7 @@ class Service:
             recommender.answer, gather=options.gather, max_batch=options.max_batch, watch=self.metrics
         )
         self.ready = False
+        self.use_keys(options.keys)
         self._on_reload, self._reloading = on_reload, threading.Lock()
         self._card: dict[str, Any] = {}
         self._take_in()
@@ -72,6 +75,10 @@ class Service:
         logs.write("start", model_version=self.recommender.version, items=self.recommender.n_items)
         for warning in self.recommender.warnings:
             logs.write("warning", level=logging.WARNING, message=warning)
+
+    def use_keys(self, keys: Sequence[str]) -> None:
+        """Let in who has one of these keys, from the next request on."""
+        self.keys = [hashlib.sha256(key.encode()).digest() for key in keys]
 
     def begin_drain(self) -> None:
         """Say not ready, while requests go on being answered; a second call says nothing."""

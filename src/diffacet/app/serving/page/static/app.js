@@ -86,7 +86,8 @@ class Page {
     this.ask();
   }
 
-  async ask() {
+  /** @param {boolean} [renew] whether an answer of another version leads to its card first */
+  async ask(renew = true) {
     const { state } = this.store;
     if (!state.history.length) {
       this.asking.abort.abort();
@@ -100,7 +101,7 @@ class Page {
       this.answer = answer;
       byId("candidates-error").hidden = true;
       document.body.classList.remove("stale");
-      if (answer.after.model_version !== this.card.version) return await this.renewed();
+      if (renew && answer.after.model_version !== this.card.version) return await this.renewed();
       this.show();
     } catch (error) {
       this.failed(error);
@@ -118,8 +119,8 @@ class Page {
     this.named();
     this.controls = new Controls(this.store, this.card);
     say(`The service answers with ${this.card.version} now.`);
-    lookUp(this.store.state.history);
-    await this.ask();
+    lookUp(this.store.state.history).then(() => this.strip.show(this.view()));
+    await this.ask(false); // workers may differ for a moment: no going back and forth
   }
 
   failed(error) {

@@ -42,7 +42,7 @@ export class Candidates {
     const { before, after } = answer;
     const compared = compare(before?.items ?? null, after.items);
     const tops = this.tops();
-    const focus = document.activeElement?.dataset?.add;
+    const focus = this.focused();
     const several = (answer.told?.interests.length ?? 1) > 1;
     const how = { view, several };
     const lists = [];
@@ -55,7 +55,21 @@ export class Candidates {
     this.said.textContent = summary(view, compared.counts);
     this.links.show(this.root, gap);
     this.move(tops);
-    if (focus) this.root.querySelector(`[data-add="${CSS.escape(focus)}"]`)?.focus({ preventScroll: true });
+    if (focus) this.focus(focus);
+  }
+
+  /** Which button of which row has the focus: the item's, and its place for when the item is gone. */
+  focused() {
+    const row = this.root.contains(document.activeElement) ? document.activeElement.closest(".row") : null;
+    if (!row) return null;
+    const side = row.closest(".before") ? "before" : "after";
+    return { side, id: row.dataset.id, at: [...this.root.querySelectorAll(`.${side} .row`)].indexOf(row) };
+  }
+
+  focus({ side, id, at }) {
+    const rows = [...this.root.querySelectorAll(`.${side} .row`)];
+    const row = rows.find((one) => one.dataset.id === id) ?? rows[Math.min(at, rows.length - 1)];
+    row?.querySelector(".add").focus({ preventScroll: true });
   }
 
   /** Where there is no room for both lists, one of them. */
@@ -118,7 +132,7 @@ export class Candidates {
         el("span", { class: "row-more", text: more.filter(Boolean).join(" · ") })),
       el("span", { class: `change ${change.kind}` }, ...changed(change)),
       el("span", { class: "score", title: "score", text: item.score.toFixed(3) }),
-      el("button", { type: "button", class: "act add", "data-add": `${side} ${item.item_id}`, "aria-label": `Add ${title} to the history`, title: "Add to the history", text: "+", onclick: () => this.add(item.item_id) }));
+      el("button", { type: "button", class: "act add", "aria-label": `Add ${title} to the history`, title: "Add to the history", text: "+", onclick: () => this.add(item.item_id) }));
   }
 
   /** @returns {Map<string, number>} where each item of the second list stands now */

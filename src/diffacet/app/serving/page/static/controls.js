@@ -18,8 +18,13 @@ export class Controls {
     this.size = el("select", { id: "k", onchange: () => store.set({ k: Number(this.size.value) }) }, ...SIZES.map((k) => el("option", { value: k, text: k })));
     this.range = el("input", { id: "diversity", type: "range", min: 0, max: NOTCHES, step: 1, value: 0, "aria-describedby": card.can.diversity ? null : "diversity-why" });
     this.range.disabled = !card.can.diversity;
-    const later = debounced(() => store.set({ diversity: this.kappa() }), QUIET);
+    this.moving = false;
+    const later = debounced(() => {
+      this.moving = false;
+      store.set({ diversity: this.kappa() });
+    }, QUIET);
     this.range.addEventListener("input", () => {
+      this.moving = true;
       this.said(this.kappa());
       later();
     });
@@ -56,8 +61,8 @@ export class Controls {
     this.views.hidden = (answer?.told?.interests.length ?? 1) < 2;
     if (answer && state.diversity === 0) this.most = spread(answer.after.items);
     this.most = Math.max(this.most, state.diversity);
-    if (document.activeElement !== this.range) this.range.value = String(Math.round((NOTCHES * state.diversity) / this.most));
-    this.said(document.activeElement === this.range ? this.kappa() : state.diversity);
+    if (!this.moving) this.range.value = String(Math.round((NOTCHES * state.diversity) / this.most));
+    this.said(this.moving ? this.kappa() : state.diversity);
   }
 
   said(kappa) {

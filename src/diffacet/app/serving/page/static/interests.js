@@ -12,6 +12,7 @@ export class Interests {
   /** @param {import("./state.js").Store} store */
   constructor(store) {
     this.store = store;
+    this.zoomed = false;
     this.section = byId("interests");
     this.lead = byId("interests-lead");
     this.body = byId("interests-body");
@@ -63,11 +64,18 @@ export class Interests {
   }
 
   where({ state, answer }) {
-    const readout = el("p", { class: "readout", "aria-hidden": "true" });
+    const { readout, tell } = spoken("Point at a dot for its name.");
     const box = el("div", { class: "plot" });
-    const tell = (text) => (readout.textContent = text);
-    drawn(box, (width) => box.replaceChildren(plane(answer.told, state.interest, width, tell)));
-    return el("figure", { class: "panel" }, el("h3", { text: "Where they lie" }), legend(answer.told, state.interest), box, readout);
+    const draw = (width) => box.replaceChildren(plane(answer.told, state.interest, this.zoomed, width, tell));
+    const zoom = el("button", { type: "button", class: "zoom", "aria-pressed": String(this.zoomed), text: "Zoom to interests" });
+    zoom.addEventListener("click", () => {
+      this.zoomed = !this.zoomed;
+      zoom.setAttribute("aria-pressed", String(this.zoomed));
+      draw(box.clientWidth);
+    });
+    drawn(box, draw);
+    const head = el("div", { class: "panel-head" }, el("h3", { text: "Where they lie" }), answer.told.interests.length > 1 && zoom);
+    return el("figure", { class: "panel" }, head, legend(answer.told, state.interest), box, readout);
   }
 
   what({ state, answer, steps }) {
@@ -77,20 +85,25 @@ export class Interests {
     const all = told.interests.map((one) => one.interest);
     const shown = state.interest === null ? all : [state.interest];
     const most = furthest(told, refines);
-    const readout = el("p", { class: "readout", "aria-hidden": "true" });
-    const tell = (text) => (readout.textContent = text);
+    const { readout, tell } = spoken("Point at a bar for its numbers; arrow keys go along.");
     const boxes = shown.map((interest) => {
       const box = el("div", { class: "plot" });
-      const height = shown.length === 1 ? 230 : Math.max(48, Math.round(250 / shown.length));
+      const height = shown.length === 1 ? 300 : Math.max(48, Math.round(340 / shown.length));
       const how = { moved: refines, height, most, tell };
       drawn(box, (width) => box.replaceChildren(dimensions(told, interest, { ...how, width })));
       return el("div", { class: "bars" }, shown.length > 1 && badge(interest), box);
     });
     return el("figure", { class: "panel" },
-      el("h3", { text: refines ? "What moved, by dimension" : "The vectors, by dimension" }),
+      el("div", { class: "panel-head" }, el("h3", { text: refines ? "What moved, by dimension" : "The vectors, by dimension" })),
       el("p", { class: "legend", text: sentence(refines, moved, state.interest) }),
       ...boxes, readout);
   }
+}
+
+/** A line below a picture for what is pointed at. */
+function spoken(hint) {
+  const readout = el("p", { class: "readout", "aria-hidden": "true", text: hint });
+  return { readout, tell: (text) => (readout.textContent = text || hint) };
 }
 
 function sentence(refines, moved, chosen) {

@@ -11,8 +11,13 @@ export class Lens {
   constructor(store) {
     this.store = store;
     this.steps = /** @type {HTMLInputElement} */ (byId("steps"));
-    const later = debounced(() => store.set({ steps: Number(this.steps.value) }), QUIET);
+    this.moving = false; // the hand on the slider is not overruled
+    const later = debounced(() => {
+      this.moving = false;
+      store.set({ steps: Number(this.steps.value) });
+    }, QUIET);
     this.steps.addEventListener("input", () => {
+      this.moving = true;
       this.said(Number(this.steps.value));
       later();
     });
@@ -28,10 +33,9 @@ export class Lens {
     byId("lens-steps").hidden = steps === null;
     this.box.hidden = count < 2;
     byId("lens").hidden = !state.history.length || (steps === null && count < 2);
-    if (steps !== null && document.activeElement !== this.steps) this.steps.value = String(steps);
     if (steps !== null) {
       this.steps.max = String(card.refine_steps.max);
-      if (document.activeElement !== this.steps) this.steps.value = String(steps);
+      if (!this.moving) this.steps.value = String(steps);
       this.said(Number(this.steps.value));
     }
     this.chips(count, state.interest);
@@ -67,7 +71,8 @@ export class Lens {
     const { max, default: usual } = this.card.refine_steps;
     const text = `${steps} of ${max} ${max === 1 ? "step" : "steps"}`;
     this.steps.setAttribute("aria-valuetext", text + (steps === 0 ? ", unrefined" : ""));
-    byId("steps-said").textContent = text + (steps === usual ? " (as set)" : steps === 0 ? " (unrefined)" : "");
+    const more = steps === usual ? " (as set)" : steps === 0 ? " (unrefined)" : "";
+    byId("steps-said").replaceChildren(text, el("span", { class: "roomy", text: more }));
     this.steps.style.setProperty("--done", `${(100 * steps) / Math.max(1, max)}%`);
   }
 }

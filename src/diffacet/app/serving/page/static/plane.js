@@ -8,19 +8,21 @@ import { mostRead } from "./reading.js";
 /** @typedef {import("./types.js").Point} Point */
 
 const PAD = 26;
-const BIG = 11;
-const SMALL = 8;
+const WIDE_PAD = 60;
+const BIG = 8.5;
+const SMALL = 6;
 
 /**
  * @param {Explained} told
  * @param {number|null} chosen
+ * @param {boolean} zoomed in on the interests
  * @param {number} width in pixels
  * @param {(text: string) => void} tell what is pointed at
  * @returns {SVGElement}
  */
-export function plane(told, chosen, width, tell) {
+export function plane(told, chosen, zoomed, width, tell) {
   const height = Math.round(Math.min(400, Math.max(260, width * 0.62)));
-  const at = scale(told, width, height);
+  const at = scale(told, zoomed, width, height);
   const order = told.interests.map((one) => one.interest).sort((a, b) => (a === chosen) - (b === chosen));
   const hit = (node, text) => {
     node.addEventListener("pointerenter", () => tell(text));
@@ -53,12 +55,13 @@ function distances(told) {
 }
 
 /** One scale for both axes: distances in the picture are distances in the plane. */
-function scale(told, width, height) {
+function scale(told, zoomed, width, height) {
   const { coarse, refined, items } = told.plane;
-  const points = [...coarse, ...refined, ...items];
+  const points = [...coarse, ...refined, ...(zoomed ? [] : items)];
   const [xs, ys] = [0, 1].map((axis) => points.map((point) => point[axis]));
   const [left, right, low, high] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
-  const unit = Math.min((width - 2 * PAD) / (right - left || 1), (height - 2 * PAD) / (high - low || 1));
+  const pad = zoomed ? WIDE_PAD : PAD;
+  const unit = Math.min((width - 2 * pad) / (right - left || 1), (height - 2 * pad) / (high - low || 1));
   return ([x, y]) => [
     width / 2 + unit * (x - (left + right) / 2),
     height / 2 - unit * (y - (low + high) / 2),
@@ -98,7 +101,7 @@ function mark(told, one, chosen, at) {
   const far = Math.hypot(x1 - x0, y1 - y0);
   const group = svg("g", { class: `mark ${tone(one)} ${chosen !== null && chosen !== one ? "faint" : ""}` });
   if (told.interests[one].moved > 0) group.append(svg("circle", { class: "coarse", cx: x0, cy: y0, r: SMALL }));
-  if (far > SMALL + BIG + 2) {
+  if (far > SMALL + BIG + 3) {
     const along = (r) => [(r * (x1 - x0)) / far, (r * (y1 - y0)) / far];
     const [from, to] = [along(SMALL), along(BIG + 1)];
     group.append(
@@ -127,7 +130,7 @@ function labels(told, chosen, at, width) {
     const long = text.length * 6.3;
     const left = x + 10 + long > width - 2;
     const box = left ? [x - 10 - long, y - 8, x - 8, y + 8] : [x + 8, y - 8, x + 10 + long, y + 8];
-    if (box[0] < 0 || taken.some((other) => crosses(box, other))) continue;
+    if (box[0] < 0 || x < 0 || x > width || taken.some((other) => crosses(box, other))) continue;
     taken.push(box);
     nodes.push(svg("text", { class: "item-label", x: left ? x - 11 : x + 11, y, dy: ".34em", "text-anchor": left ? "end" : "start" }, text));
   }

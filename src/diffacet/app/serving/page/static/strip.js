@@ -36,15 +36,30 @@ export class Strip {
     this.places = placesOf(view);
     this.told = view.answer?.told?.interests[0]?.attention ? view.answer.told : null;
     this.current = Math.min(Math.max(this.current, 0), history.length - 1);
-    const columns = this.places.map((place, at) => this.column(place, at));
+    const older = this.places.filter((place) => place.fate === "older").length;
+    this.first = older > 1 && !this.unfolded ? this.places.findIndex((place) => place.fate !== "older") : 0;
+    this.current = Math.max(this.current, this.first);
+    const columns = this.places.map((place, at) => this.column(place, at)).slice(this.first);
     const list = el("ol", { class: "strip-columns", "aria-label": "History, oldest first" }, ...columns);
     const scroll = el("div", { class: "strip-scroll" }, this.told && this.labels(), list);
     this.readout = el("p", { class: "readout", "aria-hidden": "true", text: HINT });
-    this.root.replaceChildren(scroll, this.readout, ...(this.told ? [this.table()] : []));
+    const foot = el("div", { class: "strip-foot" }, this.readout, older > 1 && this.fold(older));
+    this.root.replaceChildren(scroll, foot, ...(this.told ? [this.table()] : []));
     scroll.scrollLeft = grown ? scroll.scrollWidth : left;
     this.shown = history;
     list.addEventListener("keydown", (event) => this.key(event));
     if (focus) this.focus(this.current, focus);
+  }
+
+  /** The way to the items that are too old to be read, and back. */
+  fold(older) {
+    const text = this.unfolded ? `Hide the ${older} older items` : `Show ${older} older items that are not read`;
+    const turn = () => {
+      this.unfolded = !this.unfolded;
+      this.show(this.view);
+      this.root.querySelector(".fold").focus();
+    };
+    return el("button", { type: "button", class: "fold", "aria-expanded": String(Boolean(this.unfolded)), text, onclick: turn });
   }
 
   labels() {
@@ -72,7 +87,7 @@ export class Strip {
     const cells = this.told ? this.told.interests.map((one) => this.cell(one, place)) : [];
     const tell = () => (this.readout.textContent = this.exact(place, at));
     const rest = () => (this.readout.textContent = HINT);
-    return el("li", { onpointerenter: tell, onpointerleave: rest, onfocusin: tell, onfocusout: rest }, card, ...cells);
+    return el("li", { "data-at": at, onpointerenter: tell, onpointerleave: rest, onfocusin: tell, onfocusout: rest }, card, ...cells);
   }
 
   acts(place, at) {
@@ -136,12 +151,13 @@ export class Strip {
   }
 
   key(event) {
+    if (!event.target.closest("[data-at]")) return;
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     const kind = event.target.dataset?.act ?? "remove";
     const last = this.places.length - 1;
     if (step && event.shiftKey) this.move(this.current, step);
-    else if (step) this.focus(Math.min(Math.max(this.current + step, 0), last), kind);
-    else if (event.key === "Home" || event.key === "End") this.focus(event.key === "Home" ? 0 : last, kind);
+    else if (step) this.focus(Math.min(Math.max(this.current + step, this.first), last), kind);
+    else if (event.key === "Home" || event.key === "End") this.focus(event.key === "Home" ? this.first : last, kind);
     else if (event.key === "Delete" || event.key === "Backspace") this.remove(this.current);
     else return;
     event.preventDefault();
@@ -150,7 +166,7 @@ export class Strip {
   focus(at, kind) {
     this.current = at;
     for (const button of this.root.querySelectorAll(".act")) button.tabIndex = -1;
-    const column = this.root.querySelectorAll(".strip-columns > li")[at];
+    const column = this.root.querySelector(`[data-at="${at}"]`);
     for (const button of column?.querySelectorAll(".act") ?? []) button.tabIndex = 0;
     column?.querySelector(`[data-act=${kind}]`)?.focus();
     column?.scrollIntoView({ block: "nearest", inline: "nearest" });
