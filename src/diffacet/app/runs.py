@@ -268,7 +268,7 @@ def train(
     steps = batches.in_steps(chosen.training, batches.epoch_steps(cut.train, chosen.training, form))
     fit(model, batch_at, steps, validate=validate, checkpoints=Checkpoints(out), watch=watch)
     done = of_items(load(out, device=device), "recommendation")
-    golden.write(out, done.retriever(block=1), cut.test)
+    golden.write(out, done.retriever(block=1), cut.valid)  # no test case is ever looked at in training
     return done
 
 
