@@ -15,6 +15,9 @@ import numpy as np
 
 from diffacet.errors import BadRun
 
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
@@ -32,6 +35,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
+        temporary.chmod(0o666 & ~_UMASK)  # some libraries write for their owner alone, and a service is another user
         _sync(temporary)
         temporary.replace(path)
     finally:

@@ -94,7 +94,7 @@ def test_requests_are_answered_while_a_reload_runs_and_a_second_reload_is_refuse
 
     first, second, found = run(story, recommender=fake, keys=(KEY,))
     assert first.status_code == 200
-    assert "running" in check(second, 409, "refused")
+    assert "running" in check(second, 409, "reloading")
     assert found.json()["model_version"] == "fake-1"
 
 

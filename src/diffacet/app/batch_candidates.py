@@ -1,4 +1,4 @@
-"""Candidates for every user of a log, written in blocks: as much memory for a million users as for a thousand.
+"""Candidates for every user of a log, written in blocks: the log is in memory, the answers never are.
 
 log -> histories in the run's item numbers -> blocks of users -> `Retriever.retrieve` -> Parquet, see `batch_parts`
 """

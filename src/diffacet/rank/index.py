@@ -95,6 +95,16 @@ class Index:
         """N, the number of items."""
         return int(self.native.ntotal)
 
+    def holds(self, vectors: FloatArray) -> bool:
+        """Whether this is an index over `vectors` (N, d); a hundred of them are compared."""
+        if vectors.shape != (len(self), self.dim):
+            return False
+        rows = np.unique(np.linspace(0, len(self) - 1, 100).astype(np.int64))
+        if self.kind == "ivf":
+            self.native.make_direct_map()
+        own = np.stack([self.native.reconstruct(int(row)) for row in rows])
+        return bool(np.array_equal(own, vectors[rows]))
+
     @property
     def dim(self) -> int:
         """The width d of the vectors."""

@@ -96,7 +96,9 @@ class Retriever:
     def vectors(self) -> Tensor:
         """(N + 1, d) item vectors; raises BadSetting for a model that has none."""
         if self.search.vectors is None:
-            raise BadSetting("this model scores all items at once and has no vectors of items or interests")
+            raise BadSetting(
+                "this model scores all items at once: there are no vectors by which it searches or compares items"
+            )
         return self.search.vectors
 
     def recommend(self, item_ids: Sequence[Any], k: int = 20, **asked: Any) -> Candidates:

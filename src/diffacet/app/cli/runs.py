@@ -81,7 +81,8 @@ def train(
     )
     if isinstance(run, runs.Run):
         example = ",".join(str(item) for item in run.catalogue["item_id"].head(2))
-        tell_next(console, f"diffacet evaluate {out}", f"diffacet recommend {out} --history {example}")
+        asked = f"diffacet recommend {out} --history {example}"
+        tell_next(console, f"diffacet evaluate {out}", asked, f"diffacet serve {out}")
     else:
         asked = f"--samples FILE{'' if run.schema.history == 'inline' else ' --behaviours FILE'} --out FILE.parquet"
         tell_next(console, f"diffacet evaluate {out}", f"diffacet predict {out} {asked}")

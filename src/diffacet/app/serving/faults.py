@@ -15,7 +15,7 @@ CODES = {
     404: ("not_found", "unknown_item"),
     405: ("method_not_allowed",),
     408: ("slow_request",),
-    409: ("refused",),
+    409: ("refused", "reloading"),
     413: ("too_large",),
     415: ("unsupported_media_type",),
     422: ("bad_value", "unknown_items", "not_supported"),

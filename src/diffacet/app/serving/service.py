@@ -14,7 +14,6 @@ from diffacet.app.serving.faults import Fault, is_users
 from diffacet.app.serving.metrics import Metrics
 from diffacet.app.serving.options import ServeOptions
 from diffacet.app.serving.recommender import Recommender, Reloaded
-from diffacet.errors import BadRun
 from diffacet.rank.candidates import Query
 
 T = TypeVar("T")
@@ -73,8 +72,7 @@ class Service:
         """From now on the service is ready."""
         self.ready = True
         logs.write("start", model_version=self.recommender.version, items=self.recommender.n_items)
-        for warning in self.recommender.warnings:
-            logs.write("warning", level=logging.WARNING, message=warning)
+        self._warn()
 
     def use_keys(self, keys: Sequence[str]) -> None:
         """Let in who has one of these keys, from the next request on."""
@@ -133,11 +131,12 @@ class Service:
             by: who wants it, for the log; for "request" `on_reload` is called, so that other workers do likewise.
 
         Raises:
-            BadRun: the new run is refused, or, by "request", another reload is running; the old run goes on.
+            BadRun: the new run is refused; the old run goes on.
+            Fault: by "request", while another reload is running.
         """
         # Only who asked can ask again; a signal or a change of the run waits for its turn, so none is lost.
         if not self._reloading.acquire(blocking=by != "request"):
-            raise BadRun("a reload is running; ask again when it has ended")
+            raise Fault(409, "a reload is running; ask again when it has ended", code="reloading")
         start = time.perf_counter()
         try:
             done = self.recommender.reload(force=force)
@@ -153,9 +152,15 @@ class Service:
         self.metrics.reloaded("ok" if done.changed else "same")
         versions: dict[str, Any] = {"model_version": done.version, "before": done.before}
         logs.write("reload", by=by, changed=done.changed, **versions, seconds=round(done.seconds, 3))
+        if done.changed:
+            self._warn()
         if done.changed and by == "request" and self._on_reload is not None:
             self._on_reload()
         return done
+
+    def _warn(self) -> None:
+        for warning in self.recommender.warnings:
+            logs.write("warning", level=logging.WARNING, message=warning)
 
     def _take_in(self) -> None:
         """Read once what the recommender says of itself."""

@@ -111,9 +111,10 @@ def of_run(run: Run, how: Loading, digests: Mapping[str, str], warnings: Sequenc
     version = f"{run.card.name}-{golden.fingerprint(digests, own)}"
     trained = f"{run.card.name}-{golden.fingerprint(digests, run.about['settings'])}"
     examples = golden.examples(run.path)
-    card = _card(run, retriever, index) | {"version": version}
+    first = retriever.recommend(retriever.items.values.head(1).to_list(), 10, exclude_seen=False)  # the slow one
+    interests = None if first.interests is None else len(first.interests)
+    card = _card(run, retriever, index, interests) | {"version": version}
     card["can"]["examples"] = bool(examples)
-    retriever.recommend(retriever.items.values.head(1).to_list(), 10, exclude_seen=False)  # the first call is slow
     return State(run, retriever, version, trained, Shelf(retriever), show.plain(card), examples, told)
 
 
@@ -139,12 +140,11 @@ def refinement(run: Run) -> dict[str, int] | None:
     return {"default": most if own.refine_steps is None else int(own.refine_steps), "max": most}
 
 
-def _card(run: Run, retriever: Retriever, index: str) -> dict[str, Any]:
+def _card(run: Run, retriever: Retriever, index: str, found: int | None) -> dict[str, Any]:
     about, best, kinds = run.about, read_trail(run.path).best, retriever.categories
     vectors = retriever.search.vectors
     steps = refinement(run)
     explains = isinstance(run.model, Explains)
-    interests = getattr(run.settings.model, "interests", None) if explains else None
     return {
         "model": run.card.name,
         "preset": about["preset"],
@@ -160,7 +160,7 @@ def _card(run: Run, retriever: Retriever, index: str) -> dict[str, Any]:
         },
         "metrics": {} if best is None else best.metrics,
         "settings": dataclasses.asdict(run.settings.model),
-        "interests": interests if interests is not None else (1 if vectors is not None else None),
+        "interests": found if found is not None or not explains else run.settings.model.interests,
         "dim": None if vectors is None else vectors.shape[1],
         "length": retriever.length,
         "index": index,
@@ -180,13 +180,17 @@ def _card(run: Run, retriever: Retriever, index: str) -> dict[str, Any]:
 def _index(run: Run, kind: str, digest: str) -> tuple[Index, list[str]]:
     """The near index of a run: the one that an earlier call left beside the weights, else a new one, left there."""
     path, told = run.path / f"index-{kind}-{digest}.faiss", list[str]()
+    model: Any = run.model
+    vectors = model.catalogue().detach().float()[1:].cpu().numpy()
     if path.exists():
         try:
-            return Index.load(path), told
+            kept = Index.load(path)
+            if kept.kind == kind and kept.holds(vectors):
+                return kept, told
+            told.append(f"{path} is no index of this run's items; it was built anew")
         except BadRun as error:
             told.append(f"{error}; it was built anew")
-    model: Any = run.model
-    found = Index.build(model.catalogue().detach().float()[1:].cpu().numpy(), kind)
+    found = Index.build(vectors, kind)
     try:
         found.save(path)
         for old in run.path.glob(f"index-{kind}-*.faiss"):

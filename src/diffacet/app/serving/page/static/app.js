@@ -80,7 +80,7 @@ class Page {
     this.invite(state);
     if ([...changed].every((field) => SHOWN_ONLY.has(field))) return this.show();
     if (changed.has("history")) {
-      this.strip.show({ ...this.view(), answer: null });
+      this.strip.show(this.view());
       lookUp(state.history).then((found) => found && this.strip.show(this.view()));
     }
     this.ask();
@@ -93,7 +93,7 @@ class Page {
       this.asking.abort.abort();
       return this.show();
     }
-    const slow = setTimeout(() => this.candidates.wait(), this.answer ? SLOW : 0);
+    const slow = setTimeout(() => this.wait(), this.answer ? SLOW : 0);
     const mine = (this.turn = (this.turn ?? 0) + 1);
     try {
       const answer = await this.asking.ask(state, this.card);
@@ -111,6 +111,11 @@ class Page {
     }
   }
 
+  wait() {
+    this.candidates.wait();
+    if (this.card.can.interests) this.interests.wait();
+  }
+
   /** The service took another run meanwhile: its card, and nothing of the old answers. */
   async renewed() {
     this.asking.forget();
@@ -125,6 +130,9 @@ class Page {
 
   failed(error) {
     if (error.status === 401) return needKey(error);
+    if (error.status === 422) this.answer = null; // what stood here is no answer to this
+    if (!this.answer) byId("interests").hidden = true;
+    if (!this.answer) byId("lists").replaceChildren();
     document.body.classList.add("stale");
     const box = byId(this.store.state.history.length ? "candidates-error" : "notice");
     tell(box, error, () => {

@@ -59,7 +59,8 @@ export class Asking {
       card.can.interests ? this.explained({ history: state.history, refine_steps: steps }, signal) : null,
     ]);
     const silent = told instanceof ApiError;
-    return { before, after, told: silent ? null : told, untold: silent ? told.message : null };
+    const untold = silent ? told.message : null;
+    return { before, after, told: silent ? null : told, untold, history: state.history };
   }
 
   async recommended(body, signal) {

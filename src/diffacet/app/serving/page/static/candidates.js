@@ -38,6 +38,7 @@ export class Candidates {
   /** @param {View} view */
   show(view) {
     const { state, answer, steps } = view;
+    if (!state.history.length) this.root.replaceChildren();
     if (!answer) return;
     const { before, after } = answer;
     const compared = compare(before?.items ?? null, after.items);

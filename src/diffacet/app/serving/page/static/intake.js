@@ -73,6 +73,6 @@ export class Intake {
 }
 
 function option(example, at) {
-  const text = `${example.name} · ${example.history.length} items, then ${example.next.length}`;
+  const text = `${example.name} · ${counted(example.history.length, "item")}, then ${example.next.length}`;
   return el("option", { value: at, text });
 }

@@ -18,10 +18,16 @@ export class Interests {
     this.body = byId("interests-body");
   }
 
+  /** Keeps the place of what is to come. */
+  wait() {
+    if (!this.body.childElementCount) this.body.replaceChildren(el("div", { class: "skeleton tall" }, el("span"), el("span")));
+  }
+
   /** @param {View} view */
   show(view) {
     const { state, card, answer } = view;
     this.section.hidden = !state.history.length;
+    if (!state.history.length) this.body.replaceChildren();
     if (!answer) return;
     if (!answer.told) {
       const why = answer.untold ?? `${card.model} scores all items at once: it has no vectors of interests to show.`;
@@ -31,9 +37,10 @@ export class Interests {
     }
     this.lead.textContent = lead(view);
     const focused = this.body.contains(document.activeElement) ? document.activeElement.dataset.interest : undefined;
-    const cards = el("div", { class: "interest-cards" }, ...answer.told.interests.map((one) => this.card(view, one)));
+    const single = answer.told.interests.length === 1;
+    const cards = !(single && !answer.told.interests[0].attention) && el("div", { class: "interest-cards" }, ...answer.told.interests.map((one) => this.card(view, one)));
     const panels = el("div", { class: "panels" }, this.where(view), this.what(view));
-    this.body.replaceChildren(cards, panels);
+    this.body.replaceChildren(...[cards, panels].filter(Boolean));
     if (focused !== undefined) this.body.querySelector(`[data-interest='${focused}']`)?.focus();
   }
 
@@ -94,8 +101,8 @@ export class Interests {
       return el("div", { class: "bars" }, shown.length > 1 && badge(interest), box);
     });
     return el("figure", { class: "panel" },
-      el("div", { class: "panel-head" }, el("h3", { text: refines ? "What moved, by dimension" : "The vectors, by dimension" })),
-      el("p", { class: "legend", text: sentence(refines, moved, state.interest) }),
+      el("div", { class: "panel-head" }, el("h3", { text: refines ? "What moved, by dimension" : told.interests.length > 1 ? "The vectors, by dimension" : "The vector, by dimension" })),
+      el("p", { class: "legend", text: sentence(refines, moved, shown.length === 1) }),
       ...boxes, readout);
   }
 }
@@ -106,10 +113,10 @@ function spoken(hint) {
   return { readout, tell: (text) => (readout.textContent = text || hint) };
 }
 
-function sentence(refines, moved, chosen) {
+function sentence(refines, moved, single) {
   if (refines && !moved) return "Without a step of refinement nothing moves.";
-  const what = refines ? "Refined minus coarse" : "Each vector";
-  return chosen === null ? `${what}, all on one scale.` : `${what}; the largest are numbered.`;
+  const what = refines ? "Refined minus coarse" : single ? "Its values" : "Their values";
+  return single ? `${what}; the largest are numbered.` : `${what}, all on one scale.`;
 }
 
 function lead({ card, answer, steps }) {

@@ -7,7 +7,8 @@ import { placesOf } from "./reading.js";
 /** @typedef {import("./types.js").View} View */
 /** @typedef {import("./reading.js").Place} Place */
 
-const HINT = "Point at an item for the exact shares. Keys: arrows go along, Delete takes out, Shift + arrows move.";
+const HINT = "Keys: arrows go along, Delete takes out, Shift + arrows move.";
+const SHARES = "Point at an item for the exact shares. ";
 const FATES = { older: "not read: older", unknown: "not in the catalogue", read: "" };
 
 /** @param {number} share @returns {string} */
@@ -26,8 +27,9 @@ export class Strip {
 
   /** @param {View} view */
   show(view) {
-    this.view = view;
     const { history } = view.state;
+    // Shares stand below the items that they are of, or not at all.
+    this.view = view = view.answer?.history.join() === history.join() ? view : { ...view, answer: null };
     const grown = history.length !== this.shown?.length || history.at(-1) !== this.shown?.at(-1);
     const focus = this.root.contains(document.activeElement) ? document.activeElement?.dataset?.act : null;
     const left = this.root.querySelector(".strip-scroll")?.scrollLeft ?? 0;
@@ -35,6 +37,7 @@ export class Strip {
     if (!history.length) return this.root.replaceChildren();
     this.places = placesOf(view);
     this.told = view.answer?.told?.interests[0]?.attention ? view.answer.told : null;
+    this.hint = (this.told ? SHARES : "") + HINT;
     this.current = Math.min(Math.max(this.current, 0), history.length - 1);
     const older = this.places.filter((place) => place.fate === "older").length;
     this.first = older > 1 && !this.unfolded ? this.places.findIndex((place) => place.fate !== "older") : 0;
@@ -42,7 +45,7 @@ export class Strip {
     const columns = this.places.map((place, at) => this.column(place, at)).slice(this.first);
     const list = el("ol", { class: "strip-columns", "aria-label": "History, oldest first" }, ...columns);
     const scroll = el("div", { class: "strip-scroll" }, this.told && this.labels(), list);
-    this.readout = el("p", { class: "readout", "aria-hidden": "true", text: HINT });
+    this.readout = el("p", { class: "readout", "aria-hidden": "true", text: this.hint });
     const foot = el("div", { class: "strip-foot" }, this.readout, older > 1 && this.fold(older));
     this.root.replaceChildren(scroll, foot, ...(this.told ? [this.table()] : []));
     scroll.scrollLeft = grown ? scroll.scrollWidth : left;
@@ -86,7 +89,7 @@ export class Strip {
     );
     const cells = this.told ? this.told.interests.map((one) => this.cell(one, place)) : [];
     const tell = () => (this.readout.textContent = this.exact(place, at));
-    const rest = () => (this.readout.textContent = HINT);
+    const rest = () => (this.readout.textContent = this.hint);
     return el("li", { "data-at": at, onpointerenter: tell, onpointerleave: rest, onfocusin: tell, onfocusout: rest }, card, ...cells);
   }
 

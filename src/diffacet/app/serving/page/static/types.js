@@ -20,7 +20,8 @@
  *
  * @typedef {{history: string[], user: number|null, steps: number|null, k: number, diversity: number,
  *   categories: string[], hideSeen: boolean, interest: number|null, view: "list"|"groups"}} State
- * @typedef {{before: Recommended|null, after: Recommended, told: Explained|null, untold: string|null}} Answer
+ * @typedef {{before: Recommended|null, after: Recommended, told: Explained|null, untold: string|null,
+ *   history: string[]}} Answer of this history
  * @typedef {{state: State, card: Card, answer: Answer|null, next: Set<string>|null, steps: number|null}} View
  */
 export {};
