@@ -164,6 +164,8 @@ class Guard:
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body, then let the application answer, if not too many are being answered."""
+        if await self._full(scope, send):  # before anything is done for it: a crowd that is refused must cost little
+            return
         try:
             async with asyncio.timeout(self.options.read_timeout):
                 body, more = await self._body(scope, receive)
@@ -179,15 +181,21 @@ class Guard:
             return
         if body is None:
             return
-        if self.flying >= self.options.max_in_flight:
-            message = f"{self.options.max_in_flight} requests are being answered; ask again in a second"
-            await answer(scope, send, Fault(429, message, headers={"Retry-After": "1"}))
+        if await self._full(scope, send):
             return
         self._fly(1)
         try:
             await self._in_time(scope, body, receive, send)
         finally:
             self._fly(-1)
+
+    async def _full(self, scope: Scope, send: Send) -> bool:
+        """Whether too many requests are being answered; this one is refused then."""
+        if self.flying < self.options.max_in_flight:
+            return False
+        message = f"{self.options.max_in_flight} requests are being answered; ask again in a second"
+        await answer(scope, send, Fault(429, message, headers={"Retry-After": "1"}))
+        return True
 
     def _fly(self, change: int) -> None:
         self.flying += change

@@ -91,6 +91,8 @@ class Page {
     const { state } = this.store;
     if (!state.history.length) {
       this.asking.abort.abort();
+      byId("candidates-error").hidden = true;
+      document.body.classList.remove("stale");
       return this.show();
     }
     const slow = setTimeout(() => this.wait(), this.answer ? SLOW : 0);
@@ -104,10 +106,21 @@ class Page {
       if (renew && answer.after.model_version !== this.card.version) return await this.renewed();
       this.show();
     } catch (error) {
+      // Another model may not know what the one before it could be asked.
+      if (renew && error.status === 422 && (await this.isOther())) return await this.renewed();
       this.failed(error);
     } finally {
       clearTimeout(slow);
       if (mine === this.turn) this.candidates.rest();
+    }
+  }
+
+  /** @returns {Promise<boolean>} whether another version answers now than the page knows */
+  async isOther() {
+    try {
+      return (await get("v1/model")).version !== this.card.version;
+    } catch {
+      return false; // what went wrong first is what is told
     }
   }
 
@@ -174,7 +187,7 @@ class Page {
     };
     box.append(
       el("p", { class: "empty-title", text: "Whose interests?" }),
-      el("p", {}, "Search for items above and add a few, oldest first", this.examples.length ? ", or look at a user whom training did not see:" : "."),
+      el("p", {}, "Search for items above and add a few, oldest first", this.examples.length ? ", or look at a held-out user:" : "."),
       el("div", { class: "buttons" }, ...this.examples.slice(0, 3).map((_, at) => load(at))),
     );
   }

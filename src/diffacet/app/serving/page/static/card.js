@@ -4,7 +4,7 @@ import { byId, el } from "./dom.js";
 
 /** @typedef {import("./types.js").Card} Card */
 
-const TASKS = { matching: "the next items, in any order", next_item: "the next item" };
+const TASKS = { matching: "the items of the near future", "next-item": "the next item", collaborative: "the rest of a user's items" };
 
 /** @param {Card} card */
 export function showCard(card) {
