@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 # Importing a module adds its commands to `app`.
-from diffacet.app.cli import batch, clicks, data, interests, predict, probe, runs, serving, studies, tune
+from diffacet.app.cli import batch, clicks, data, exporting, interests, predict, probe, runs, serving, studies, tune
 from diffacet.app.cli.shell import app
 from diffacet.errors import DiffacetError
 
@@ -21,6 +21,7 @@ __all__ = [
     "batch",
     "clicks",
     "data",
+    "exporting",
     "interests",
     "main",
     "predict",

@@ -136,7 +136,7 @@ def ddim(
     """
     if eta > 0 and noise is None:
         raise BadSetting("ddim with eta > 0 needs noise of shape (T, B, ..., d); pass noise=, or eta=0")
-    level, signal = schedule.noise_level.tolist(), schedule.alpha_bar.tolist()
+    level, signal = schedule.levels, schedule.signals
     visited = ddim_steps(schedule.steps, steps)
     for step, earlier in zip(reversed(visited), [*reversed(visited[:-1]), 0], strict=True):
         t = torch.full((len(x),), step, dtype=torch.int64, device=x.device)

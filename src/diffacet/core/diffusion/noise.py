@@ -4,6 +4,7 @@
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,12 +15,18 @@ from diffacet import seeds
 NOISE_BLOCK = 1024
 """Cases whose starting noise comes from one stream."""
 
+# Since torch 2.7; before, a model with noise cannot be exported.
+_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
+
 
 def case_noise(case: Tensor, shape: tuple[int, ...], seed: int) -> Tensor:
     """(B, *shape) float32 standard normal; row b depends on (case[b], seed, shape) only, on any device.
 
     Cases share streams in blocks of 1,024, so a batch of neighbours costs one draw and one case a short one.
+    A program that torch.export makes is for requests, whose case is 0: there the noise is `request_noise` in all rows.
     """
+    if _exporting():
+        return request_noise(shape, seed).to(case.device).expand(case.shape[0], *shape)
     cases = case.cpu().numpy()
     noise = np.empty((len(cases), *shape), np.float32)
     for block in np.unique(cases // NOISE_BLOCK).tolist():
@@ -29,6 +36,11 @@ def case_noise(case: Tensor, shape: tuple[int, ...], seed: int) -> Tensor:
         drawn = seeds.stream(seed, "noise", int(block)).standard_normal((rows.max() + 1, *shape), np.float32)
         noise[inside] = drawn[rows]
     return torch.from_numpy(noise).to(case.device)
+
+
+def request_noise(shape: tuple[int, ...], seed: int) -> Tensor:
+    """(1, *shape) float32: the noise of case 0, which every request has."""
+    return torch.from_numpy(seeds.stream(seed, "noise", 0).standard_normal((1, *shape), np.float32))
 
 
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64

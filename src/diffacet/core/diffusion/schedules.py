@@ -35,6 +35,7 @@ class Schedule(nn.Module):
         alpha_bar: (T + 1,), alpha_bar[0] = 1.
         noise_level: (T + 1,), 1 - alpha_bar without the cancellation of subtracting.
         beta: (T + 1,), beta[0] = 0 and unused.
+        levels, signals: noise_level and alpha_bar once more, as lists of numbers.
         steps: T.
     """
 
@@ -72,6 +73,8 @@ class Schedule(nn.Module):
         # Each end by what keeps its digits: 1 - noise_level is exact near 1, and only rounding of it is left near 0.
         signal = torch.where(self.noise_level < 0.5, 1.0 - self.noise_level, (1.0 - self.beta).cumprod(0))
         self.register_buffer("alpha_bar", signal, persistent=False)
+        # A walk's strides are numbers, and a program cannot read them from a tensor while it is traced.
+        self.levels, self.signals = list[float](self.noise_level.tolist()), list[float](self.alpha_bar.tolist())
 
     @property
     def steps(self) -> int:
