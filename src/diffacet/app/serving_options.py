@@ -17,7 +17,10 @@ Workers = Annotated[
     int, Option(metavar="N", help="Processes that answer; each holds the run in memory, and one that dies is replaced.")
 ]
 IndexKind = Annotated[
-    str, Option(metavar="exact|hnsw|ivf", help="How the catalogue is searched; near indexes are kept in the run.")
+    str,
+    Option(
+        metavar="auto|exact|hnsw|ivf", help="How the catalogue is searched; auto: exact up to 200,000 items, else ivf."
+    ),
 ]
 Steps = Annotated[
     int | None, Option("--steps", metavar="S", help="Refinement steps where a request asks for none; 0: unrefined.")

@@ -30,7 +30,7 @@ def serve(
     host: s.Host = HOST,
     port: s.Port = PORT,
     workers: s.Workers = 1,
-    index: s.IndexKind = "exact",
+    index: s.IndexKind = "auto",
     steps: s.Steps = None,
     set_: o.Asked = None,
     api_key_file: s.KeyFile = None,

@@ -116,11 +116,12 @@ def load(what: Serving, place: Path | None = None) -> "Recommender":
 
     from diffacet.app import rundir
     from diffacet.app.serving.recommender import Recommender
+    from diffacet.app.serving.state import AUTO
     from diffacet.rank.index import KINDS
 
     options, start = what.options, time.perf_counter()
-    if options.index not in KINDS:
-        raise BadSetting(f"--index is one of {', '.join(KINDS)}; got {options.index}", field="index")
+    if options.index not in (AUTO, *KINDS):
+        raise BadSetting(f"--index is one of {', '.join((AUTO, *KINDS))}; got {options.index}", field="index")
     torch.set_num_threads(options.threads)
     sys.setswitchinterval(_SWITCH)
     path = place or what.run

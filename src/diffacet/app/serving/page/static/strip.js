@@ -11,6 +11,10 @@ const HINT = "Keys: arrows go along, Delete takes out, Shift + arrows move.";
 const SHARES = "Point at an item for the exact shares. ";
 const FATES = { older: "not read: older", unknown: "not in the catalogue", read: "" };
 
+/** Where a long word may break in a narrow column: before a consonant that a vowel follows. */
+const BREAKS = /(?<=\p{L}{3})(?=[bcdfghjklmnpqrstvwxz][aeiouy]\p{L})/gu;
+/** @param {string} text @returns {string} the same with soft hyphens in its long words, for the eye only */
+const breakable = (text) => text.replace(/\p{L}{8,}/gu, (word) => word.replace(BREAKS, "\u00ad"));
 /** @param {number} share @returns {string} */
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 /** @param {number} share @returns {string} as a cell has room for */
@@ -83,7 +87,7 @@ export class Strip {
     const card = el(
       "div",
       { class: `item ${place.fate} ${pruned ? "pruned" : ""}`, title: name(place.id) },
-      el("span", { class: "item-title", text: name(place.id) }),
+      el("span", { class: "item-title", text: breakable(name(place.id)) }),
       el("span", { class: "item-more", text: fate || category || "" }),
       el("span", { class: "item-acts" }, ...this.acts(place, at)),
     );
