@@ -1,21 +1,14 @@
 """The report in a real browser, without a network, as wide as a desk and as a phone."""
 
 import re
-import shutil
 
 import pytest
 
+from browser import opened
 from diffacet.app import compare, importing, report, runs, settings
 from diffacet.errors import BadRun
 from shoplog import TINY, write_shop
 
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--no-first-run",
-]
 SECTIONS = ["results", "curves", "refinement", "user", "made", "definitions"]
 PLOTS = ["quality", "validation", "losses", "steps", "latency"]
 
@@ -44,14 +37,8 @@ def page(trained, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("there is no Chromium here")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        yield opened
-        opened.close()
+    with opened() as chromium:
+        yield chromium
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -73,7 +73,8 @@ class Page {
   changed(changed) {
     const { state } = this.store;
     const hash = toHash(state);
-    if (hash !== location.hash.slice(1)) history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
+    if (hash !== location.hash.slice(1))
+      history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
     this.intake.show(state);
     if (!state.history.length) this.answer = null;
     byId("candidates").hidden = !state.history.length;
@@ -161,7 +162,13 @@ class Page {
     const interest = state.interest !== null && state.interest < count ? state.interest : null;
     const example = state.user === null ? undefined : this.examples[state.user];
     const next = example ? new Set(example.next) : null;
-    return { state: { ...state, interest }, card: this.card, answer: this.answer, next, steps: stepsOf(state, this.card) };
+    return {
+      state: { ...state, interest },
+      card: this.card,
+      answer: this.answer,
+      next,
+      steps: stepsOf(state, this.card),
+    };
   }
 
   show() {
@@ -183,11 +190,21 @@ class Page {
     if (history.length || box.childElementCount) return;
     const load = (at) => {
       const text = `Load ${this.examples[at].name}`;
-      return el("button", { type: "button", class: at ? "" : "primary", text, onclick: () => this.store.set(userState(this.examples, at)) });
+      return el("button", {
+        type: "button",
+        class: at ? "" : "primary",
+        text,
+        onclick: () => this.store.set(userState(this.examples, at)),
+      });
     };
     box.append(
       el("p", { class: "empty-title", text: "Whose interests?" }),
-      el("p", {}, "Search for items above and add a few, oldest first", this.examples.length ? ", or look at a held-out user:" : "."),
+      el(
+        "p",
+        {},
+        "Search for items above and add a few, oldest first",
+        this.examples.length ? ", or look at a held-out user:" : ".",
+      ),
       el("div", { class: "buttons" }, ...this.examples.slice(0, 3).map((_, at) => load(at))),
     );
   }
@@ -217,7 +234,11 @@ async function start() {
   try {
     const card = await get("v1/model");
     const told = card.can.examples === false ? { examples: [] } : await get("v1/examples");
-    const examples = told.examples.map((one) => ({ ...one, history: remembered(one.history), next: one.next.map(String) }));
+    const examples = told.examples.map((one) => ({
+      ...one,
+      history: remembered(one.history),
+      next: one.next.map(String),
+    }));
     byId("notice").hidden = true;
     if (page) {
       byId("main").hidden = false;

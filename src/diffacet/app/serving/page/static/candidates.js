@@ -17,7 +17,7 @@ export class Candidates {
     this.root = byId("lists");
     this.said = byId("candidates-said");
     this.side = "after";
-    this.links = new Links();
+    this.links = new Links(this.root);
     this.calm = window.matchMedia("(prefers-reduced-motion: reduce)");
   }
 
@@ -54,7 +54,7 @@ export class Candidates {
     this.root.className = `lists ${before ? "two" : "one"} show-${this.side}`;
     this.root.replaceChildren(...[before && this.switch(), lists[0], gap, lists[1]].filter(Boolean));
     this.said.textContent = summary(view, compared.counts);
-    this.links.show(this.root, gap);
+    this.links.show(gap);
     this.move(tops);
     if (focus) this.focus(focus);
   }
@@ -84,10 +84,16 @@ export class Candidates {
           this.side = side;
           this.root.classList.toggle("show-before", side === "before");
           this.root.classList.toggle("show-after", side === "after");
-          for (const one of event.target.parentNode.children) one.setAttribute("aria-pressed", String(one === event.target));
+          for (const one of event.target.parentNode.children)
+            one.setAttribute("aria-pressed", String(one === event.target));
         },
       });
-    return el("div", { class: "segmented side-switch", role: "group", "aria-label": "List" }, choice("before", "Before"), choice("after", "After"));
+    return el(
+      "div",
+      { class: "segmented side-switch", role: "group", "aria-label": "List" },
+      choice("before", "Before"),
+      choice("after", "After"),
+    );
   }
 
   /** @param {"before"|"after"} side @param {Row[]} rows */
@@ -95,7 +101,8 @@ export class Candidates {
     const { state } = how.view;
     const shown = state.interest === null ? rows : rows.filter((row) => row.item.interest === state.interest);
     const head = title && el("h3", {}, title, " ", el("small", { text: much }));
-    const parts = state.view === "groups" && how.several ? this.groups(side, shown, how) : [this.rows(side, shown, how)];
+    const parts =
+      state.view === "groups" && how.several ? this.groups(side, shown, how) : [this.rows(side, shown, how)];
     return el("div", { class: `side ${side}` }, head, ...parts);
   }
 
@@ -108,13 +115,18 @@ export class Candidates {
         const other = side === "after" ? answer.before : answer.after;
         const most = other ? other.items.filter((item) => item.interest === interest).length : 0;
         // Both sides of a group are as long as the longer one, so that the next groups stand level.
-        return el("div", { class: `group ${tone(interest)}`, vars: { "--rows": String(Math.max(mine.length, most, 1)) } },
-          el("h4", {}, badge(interest), ` brings ${counted(mine.length, "item")}`), this.rows(side, mine, how));
+        return el(
+          "div",
+          { class: `group ${tone(interest)}`, vars: { "--rows": String(Math.max(mine.length, most, 1)) } },
+          el("h4", {}, badge(interest), ` brings ${counted(mine.length, "item")}`),
+          this.rows(side, mine, how),
+        );
       });
   }
 
   rows(side, rows, how) {
-    if (!rows.length) return el("p", { class: "plain", text: how.view.state.interest === null ? "None." : "None by this interest." });
+    if (!rows.length)
+      return el("p", { class: "plain", text: how.view.state.interest === null ? "None." : "None by this interest." });
     return el("ol", { class: "rows" }, ...rows.map((row) => this.row(side, row, how)));
   }
 
@@ -125,17 +137,37 @@ export class Candidates {
     const title = item.title || item.item_id;
     const crossed = several && other && other.interest !== item.interest;
     const more = [item.category, crossed && `${side === "after" ? "was" : "now"} interest ${other.interest + 1}`];
-    return el("li", { class: `row ${tone(item.interest)} ${hit ? "hit" : ""} ${change.kind}`, "data-id": item.item_id, "data-rank": rank },
+    return el(
+      "li",
+      {
+        class: `row ${tone(item.interest)} ${hit ? "hit" : ""} ${change.kind}`,
+        "data-id": item.item_id,
+        "data-rank": rank,
+      },
       el("span", { class: "rank" }, String(rank)),
       several && badge(item.interest),
-      el("span", { class: "row-name" },
-        el("span", { class: "row-title", title: `${title} (id ${item.item_id})` },
+      el(
+        "span",
+        { class: "row-name" },
+        el(
+          "span",
+          { class: "row-title", title: `${title} (id ${item.item_id})` },
           el("span", { class: "row-text", text: title }),
-          hit && el("span", { class: "star", title: "the user took it next" }, "★", unseen(" taken next"))),
-        el("span", { class: "row-more", text: more.filter(Boolean).join(" · ") })),
+          hit && el("span", { class: "star", title: "the user took it next" }, "★", unseen(" taken next")),
+        ),
+        el("span", { class: "row-more", text: more.filter(Boolean).join(" · ") }),
+      ),
       el("span", { class: `change ${change.kind}` }, ...changed(change)),
       el("span", { class: "score", title: "score", text: item.score.toFixed(3) }),
-      el("button", { type: "button", class: "act add", "aria-label": `Add ${title} to the history`, title: "Add to the history", text: "+", onclick: () => this.add(item.item_id) }));
+      el("button", {
+        type: "button",
+        class: "act add",
+        "aria-label": `Add ${title} to the history`,
+        title: "Add to the history",
+        text: "+",
+        onclick: () => this.add(item.item_id),
+      }),
+    );
   }
 
   /** @returns {Map<string, number>} where each item of the second list stands now */
@@ -151,7 +183,8 @@ export class Candidates {
       const old = tops.get(row.dataset.id);
       const timing = { duration: QUICK, easing: "ease-out" };
       if (old === undefined) row.animate([{ opacity: 0 }, { opacity: 1 }], timing);
-      else if (old !== row.offsetTop) row.animate([{ transform: `translateY(${old - row.offsetTop}px)` }, { transform: "none" }], timing);
+      else if (old !== row.offsetTop)
+        row.animate([{ transform: `translateY(${old - row.offsetTop}px)` }, { transform: "none" }], timing);
     }
   }
 }
@@ -174,8 +207,10 @@ function summary({ state, answer, next, steps }, counts) {
     parts.push(`${counted(after.items.length, "item")}, best first.`);
   }
   if (next) {
+    const found = hits(after.items, next);
+    const are = found === 1 ? "is" : "are";
     const was = before ? ` (${hits(before.items, next)} before)` : "";
-    parts.push(`Of the ${counted(next.size, "item")} that the user took next, ${hits(after.items, next)} ★ ${hits(after.items, next) === 1 ? "is" : "are"} here${was}.`);
+    parts.push(`Of the ${counted(next.size, "item")} that the user took next, ${found} ★ ${are} here${was}.`);
   }
   if (state.diversity > 0) parts.push("Chosen for variety of categories, too.");
   return parts.join(" ");

@@ -4,13 +4,25 @@ import { byId, el } from "./dom.js";
 
 /** @typedef {import("./types.js").Card} Card */
 
-const TASKS = { matching: "the items of the near future", "next-item": "the next item", collaborative: "the rest of a user's items" };
+const TASKS = {
+  matching: "the items of the near future",
+  "next-item": "the next item",
+  collaborative: "the rest of a user's items",
+};
 
 /** @param {Card} card */
 export function showCard(card) {
   const dialog = /** @type {HTMLDialogElement} */ (byId("card"));
-  const close = el("button", { type: "button", class: "icon", "aria-label": "Close", text: "×", onclick: () => dialog.close() });
-  const trained = card.trained ? new Date(card.trained).toLocaleString("en-GB", { dateStyle: "long", timeStyle: "short" }) : null;
+  const close = el("button", {
+    type: "button",
+    class: "icon",
+    "aria-label": "Close",
+    text: "×",
+    onclick: () => dialog.close(),
+  });
+  const trained = card.trained
+    ? new Date(card.trained).toLocaleString("en-GB", { dateStyle: "long", timeStyle: "short" })
+    : null;
   const steps = card.refine_steps && `${card.refine_steps.default} of ${card.refine_steps.max}`;
   const users = card.data.users ? `${card.data.users.toLocaleString("en")} users, ` : "";
   const facts = {
@@ -42,7 +54,11 @@ export function showCard(card) {
 
 function listed(values) {
   const pairs = Object.entries(values).filter(([, value]) => value !== null && value !== undefined && value !== "");
-  return el("dl", {}, ...pairs.flatMap(([name, value]) => [el("dt", { text: name }), el("dd", { text: String(value) })]));
+  return el(
+    "dl",
+    {},
+    ...pairs.flatMap(([name, value]) => [el("dt", { text: name }), el("dd", { text: String(value) })]),
+  );
 }
 
 /** "recall@20" and "recall@50" are one row with two columns. */
@@ -55,6 +71,18 @@ function metrics(values) {
     return value === null || value === undefined ? "" : value.toFixed(4);
   };
   const head = cuts.map((cut) => el("th", { scope: "col", class: "num", text: cut ? `@ ${cut}` : "value" }));
-  const rows = names.map((name) => el("tr", {}, el("th", { scope: "row", text: name }), ...cuts.map((cut) => el("td", { class: "num", text: number(name, cut) }))));
-  return el("table", {}, el("thead", {}, el("tr", {}, el("th", { scope: "col", text: "metric" }), ...head)), el("tbody", {}, ...rows));
+  const rows = names.map((name) =>
+    el(
+      "tr",
+      {},
+      el("th", { scope: "row", text: name }),
+      ...cuts.map((cut) => el("td", { class: "num", text: number(name, cut) })),
+    ),
+  );
+  return el(
+    "table",
+    {},
+    el("thead", {}, el("tr", {}, el("th", { scope: "col", text: "metric" }), ...head)),
+    el("tbody", {}, ...rows),
+  );
 }

@@ -15,7 +15,12 @@ export class Categories {
       const box = el("input", { type: "checkbox", value: name, onchange: () => this.change() });
       return el("li", {}, el("label", { class: "check" }, box, name));
     });
-    const search = el("input", { type: "search", "aria-label": "Search categories", placeholder: "Search", oninput: () => this.narrow(search.value) });
+    const search = el("input", {
+      type: "search",
+      "aria-label": "Search categories",
+      placeholder: "Search",
+      oninput: () => this.narrow(search.value),
+    });
     this.clear = el("button", { type: "button", text: "All categories", onclick: () => choose([]) });
     const list = el("ul", { class: "category-list", "aria-label": "Categories" }, ...this.boxes);
     const menu = el("div", { class: "menu" }, names.length > LONG && search, list, this.clear);
@@ -51,7 +56,8 @@ export class Categories {
       box.checked = set.has(box.value);
     }
     this.clear.disabled = !chosen.length;
-    const what = chosen.length === 0 ? "all" : chosen.length === 1 ? chosen[0] : counted(chosen.length, "category", "chosen");
+    const what =
+      chosen.length === 0 ? "all" : chosen.length === 1 ? chosen[0] : counted(chosen.length, "category", "chosen");
     this.summary.textContent = `Categories: ${what}`;
   }
 }

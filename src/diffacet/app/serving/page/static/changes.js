@@ -3,7 +3,8 @@
 /** @typedef {import("./types.js").Candidate} Candidate */
 /** @typedef {{kind: "up"|"down"|"same"|"new"|"gone"|"none", by: number}} Change */
 /** @typedef {{item: Candidate, rank: number, change: Change, other: Candidate|null}} Row */
-/** @typedef {{before: Row[], after: Row[], counts: {up: number, down: number, same: number, new: number, gone: number}}} Compared */
+/** @typedef {{up: number, down: number, same: number, new: number, gone: number}} Counts */
+/** @typedef {{before: Row[], after: Row[], counts: Counts}} Compared */
 
 /**
  * @param {Candidate[]|null} before null: there is nothing to compare with

@@ -15,8 +15,20 @@ export class Controls {
     this.store = store;
     this.card = card;
     this.most = 1;
-    this.size = el("select", { id: "k", onchange: () => store.set({ k: Number(this.size.value) }) }, ...SIZES.map((k) => el("option", { value: k, text: k })));
-    this.range = el("input", { id: "diversity", type: "range", min: 0, max: NOTCHES, step: 1, value: 0, "aria-describedby": card.can.diversity ? null : "diversity-why" });
+    this.size = el(
+      "select",
+      { id: "k", onchange: () => store.set({ k: Number(this.size.value) }) },
+      ...SIZES.map((k) => el("option", { value: k, text: k })),
+    );
+    this.range = el("input", {
+      id: "diversity",
+      type: "range",
+      min: 0,
+      max: NOTCHES,
+      step: 1,
+      value: 0,
+      "aria-describedby": card.can.diversity ? null : "diversity-why",
+    });
     this.range.disabled = !card.can.diversity;
     this.moving = false;
     const later = debounced(() => {
@@ -29,13 +41,33 @@ export class Controls {
       later();
     });
     this.output = el("output", { for: "diversity" });
-    this.seen = el("input", { type: "checkbox", id: "hide-seen", onchange: () => store.set({ hideSeen: this.seen.checked }) });
-    this.categories = card.can.categories ? new Categories(card.categories, (categories) => store.set({ categories })) : null;
-    this.views = el("div", { class: "segmented", role: "group", "aria-label": "Arrangement" }, this.view("list", "One list"), this.view("groups", "By interest"));
-    const why = card.can.diversity ? null : el("span", { class: "why", id: "diversity-why", text: "the items have no categories" });
+    this.seen = el("input", {
+      type: "checkbox",
+      id: "hide-seen",
+      onchange: () => store.set({ hideSeen: this.seen.checked }),
+    });
+    this.categories = card.can.categories
+      ? new Categories(card.categories, (categories) => store.set({ categories }))
+      : null;
+    this.views = el(
+      "div",
+      { class: "segmented", role: "group", "aria-label": "Arrangement" },
+      this.view("list", "One list"),
+      this.view("groups", "By interest"),
+    );
+    const why = card.can.diversity
+      ? null
+      : el("span", { class: "why", id: "diversity-why", text: "the items have no categories" });
     byId("controls").replaceChildren(
       el("div", { class: "field inline" }, el("label", { for: "k", text: "Items" }), this.size),
-      el("div", { class: "field inline steps" }, el("label", { for: "diversity", text: "Diversity" }), this.range, this.output, why),
+      el(
+        "div",
+        { class: "field inline steps" },
+        el("label", { for: "diversity", text: "Diversity" }),
+        this.range,
+        this.output,
+        why,
+      ),
       ...(this.categories ? [this.categories.root] : []),
       el("label", { class: "field inline check", for: "hide-seen" }, this.seen, "Hide seen"),
       this.views,
@@ -46,7 +78,7 @@ export class Controls {
     return el("button", { type: "button", "data-view": name, text, onclick: () => this.store.set({ view: name }) });
   }
 
-  /** @returns {number} diversity in units of the score: a share of what lies between the first and the last candidate */
+  /** @returns {number} in units of the score: a share of what lies between the first and the last candidate */
   kappa() {
     const share = Number(this.range.value) / NOTCHES;
     return share === 0 ? 0 : Number((share * this.most).toPrecision(3));
@@ -57,7 +89,8 @@ export class Controls {
     this.size.value = String(state.k);
     this.seen.checked = state.hideSeen;
     this.categories?.show(state.categories);
-    for (const button of this.views.children) button.setAttribute("aria-pressed", String(button.dataset.view === state.view));
+    for (const button of this.views.children)
+      button.setAttribute("aria-pressed", String(button.dataset.view === state.view));
     this.views.hidden = (answer?.told?.interests.length ?? 1) < 2;
     if (answer && state.diversity === 0) this.most = spread(answer.after.items);
     this.most = Math.max(this.most, state.diversity);
@@ -72,7 +105,7 @@ export class Controls {
   }
 }
 
-/** @param {import("./types.js").Candidate[]} items @returns {number} what a like penalty must reach to reorder them all */
+/** @param {import("./types.js").Candidate[]} items @returns {number} from which diversity on all are reordered */
 function spread(items) {
   const wide = items.length > 1 ? items[0].score - items[items.length - 1].score : 0;
   return wide > 0 ? Number(wide.toPrecision(2)) : 1;

@@ -35,21 +35,38 @@ export function dimensions(told, interest, how) {
   const drawn = bars.map((value, at) => {
     const long = Math.max(Math.abs(value) * unit, 0.5);
     const y = value >= 0 ? height / 2 - long : height / 2;
-    return svg("rect", { class: "bar", x: (at * step + step * 0.12).toFixed(2), y: y.toFixed(2), width: (step * 0.76).toFixed(2), height: long.toFixed(2) });
+    return svg("rect", {
+      class: "bar",
+      x: (at * step + step * 0.12).toFixed(2),
+      y: y.toFixed(2),
+      width: (step * 0.76).toFixed(2),
+      height: long.toFixed(2),
+    });
   });
   const numbers = room > 3 ? largest(bars).map((at) => numbered(bars, at, { step, unit, height, width })) : [];
   const axis = svg("line", { class: "axis", x1: 0, x2: width, y1: height / 2, y2: height / 2 });
   const cursor = svg("rect", { class: "cursor", y: 0, width: step.toFixed(2), height, visibility: "hidden" });
-  const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true" }, cursor, ...drawn, axis, ...numbers);
+  const picture = svg(
+    "svg",
+    { viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true" },
+    cursor,
+    ...drawn,
+    axis,
+    ...numbers,
+  );
   const what = moved ? "refined minus coarse" : "vector";
-  const box = el("div", {
-    class: `dimensions ${tone(interest)}`,
-    tabindex: 0,
-    role: "slider",
-    "aria-label": `Interest ${interest + 1}, ${what}: dimension`,
-    "aria-valuemin": 1,
-    "aria-valuemax": bars.length,
-  }, picture);
+  const box = el(
+    "div",
+    {
+      class: `dimensions ${tone(interest)}`,
+      tabindex: 0,
+      role: "slider",
+      "aria-label": `Interest ${interest + 1}, ${what}: dimension`,
+      "aria-valuemin": 1,
+      "aria-valuemax": bars.length,
+    },
+    picture,
+  );
   const point = (at) => {
     cursor.setAttribute("x", (at * step).toFixed(2));
     cursor.setAttribute("visibility", "visible");
@@ -77,7 +94,16 @@ function listen(box, bars, point, leave) {
   });
   box.addEventListener("pointerleave", () => document.activeElement !== box && leave());
   box.addEventListener("keydown", (event) => {
-    const steps = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10, Home: -end, End: end };
+    const steps = {
+      ArrowLeft: -1,
+      ArrowDown: -1,
+      ArrowRight: 1,
+      ArrowUp: 1,
+      PageDown: -10,
+      PageUp: 10,
+      Home: -end,
+      End: end,
+    };
     const step = steps[event.key];
     if (step === undefined) return;
     event.preventDefault();
@@ -95,7 +121,11 @@ function numbered(bars, at, { step, unit, height, width }) {
   const value = bars[at];
   const x = Math.min(width - 9, Math.max(9, (at + 0.5) * step));
   const y = height / 2 - value * unit + (value >= 0 ? -4 : 12);
-  return svg("text", { class: "bar-number", x: x.toFixed(1), y: y.toFixed(1), "text-anchor": "middle" }, String(at + 1));
+  return svg(
+    "text",
+    { class: "bar-number", x: x.toFixed(1), y: y.toFixed(1), "text-anchor": "middle" },
+    String(at + 1),
+  );
 }
 
 /** @param {Explained} told @param {boolean} moved @returns {number} the largest size of all bars: one scale for all */

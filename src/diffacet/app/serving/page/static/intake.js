@@ -5,7 +5,11 @@ import { byId, counted, el } from "./dom.js";
 /** @typedef {import("./types.js").Example} Example */
 /** @typedef {import("./state.js").Store} Store */
 
-/** @param {Example[]} examples @param {number} at @returns {Partial<import("./types.js").State>} what shows that user */
+/**
+ * @param {Example[]} examples
+ * @param {number} at
+ * @returns {Partial<import("./types.js").State>} what shows that user
+ */
 export function userState(examples, at) {
   return { history: examples[at].history.map((item) => item.item_id), user: at, interest: null };
 }
@@ -54,7 +58,11 @@ export class Intake {
   /** @returns {string[]} ids between commas or on lines, without quotes around them */
   pasted() {
     const bare = (text) => text.trim().replace(/^(["'])(.*)\1$/, "$2");
-    return this.ids.value.replace(/^\s*\[|\]\s*$/g, "").split(/[,\n\r\t]+/).map(bare).filter(Boolean);
+    return this.ids.value
+      .replace(/^\s*\[|\]\s*$/g, "")
+      .split(/[,\n\r\t]+/)
+      .map(bare)
+      .filter(Boolean);
   }
 
   take(history) {

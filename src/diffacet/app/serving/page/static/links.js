@@ -1,47 +1,51 @@
 /** Lines between the two lists: the same item before and after. */
 
-import { svg, tone } from "./dom.js";
+import { svg } from "./dom.js";
 
 export class Links {
-  constructor() {
+  /** @param {HTMLElement} root of both lists */
+  constructor(root) {
+    this.root = root;
+    /** @type {HTMLElement|null} */
+    this.gap = null;
     this.observer = new ResizeObserver(() => this.draw());
+    const point = (event) => this.point(event.target.closest(".row")?.dataset.id ?? null);
+    root.addEventListener("pointerover", point);
+    root.addEventListener("focusin", point);
+    for (const leaving of ["pointerleave", "focusout"]) root.addEventListener(leaving, () => this.point(null));
   }
 
-  /** @param {HTMLElement} root of both lists @param {HTMLElement|null} gap between them */
-  show(root, gap) {
+  /** @param {HTMLElement|null} gap between the lists; null: there is one list only */
+  show(gap) {
     this.observer.disconnect();
-    this.root = root;
     this.gap = gap;
-    if (!gap) return;
-    this.observer.observe(gap);
-    root.onpointerover = (event) => this.point(event.target.closest?.(".row")?.dataset.id ?? null);
-    root.onpointerleave = () => this.point(null);
-    root.onfocusin = (event) => this.point(event.target.closest?.(".row")?.dataset.id ?? null);
-    root.onfocusout = () => this.point(null);
+    if (gap) this.observer.observe(gap); // which draws once, too
   }
 
   draw() {
     const { gap, root } = this;
-    const { width, height, top } = gap.getBoundingClientRect();
+    const [width, height] = [gap.offsetWidth, gap.offsetHeight];
     if (!width || !height) return;
-    const mid = (row) => row.getBoundingClientRect().top - top + row.offsetHeight / 2;
-    // Rows may be gliding: where they will stand is what counts.
-    for (const row of root.querySelectorAll(".after .row")) row.getAnimations().forEach((one) => one.finish());
+    // Offsets are those of the rows at rest, also while they glide.
+    const middle = (row) => (row.offsetTop - gap.offsetTop + row.offsetHeight / 2).toFixed(1);
     const after = new Map([...root.querySelectorAll(".after .row")].map((row) => [row.dataset.id, row]));
-    const lines = [];
-    for (const row of root.querySelectorAll(".before .row")) {
+    const line = (row) => {
       const other = after.get(row.dataset.id);
-      if (!other) continue;
-      const [from, to, half] = [mid(row), mid(other), width / 2];
-      const path = `M2 ${from.toFixed(1)}C${half} ${from.toFixed(1)} ${half} ${to.toFixed(1)} ${width - 2} ${to.toFixed(1)}`;
-      lines.push(svg("path", { d: path, class: `link ${[...other.classList].find((one) => one.startsWith("tone-")) ?? tone(0)}`, "data-id": row.dataset.id }));
-    }
+      if (!other) return [];
+      const [from, to, half] = [middle(row), middle(other), width / 2];
+      const d = `M2 ${from}C${half} ${from} ${half} ${to} ${width - 2} ${to}`;
+      const colour = [...other.classList].find((one) => one.startsWith("tone-"));
+      return [svg("path", { d, class: `link ${colour}`, "data-id": row.dataset.id })];
+    };
+    const lines = [...root.querySelectorAll(".before .row")].flatMap(line);
     gap.replaceChildren(svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height }, ...lines));
   }
 
   /** @param {string|null} id of the item to show in both lists */
   point(id) {
-    for (const one of this.root.querySelectorAll(".row, .link")) one.classList.toggle("lit", id !== null && one.dataset.id === id);
+    for (const one of this.root.querySelectorAll(".row, .link")) {
+      one.classList.toggle("lit", id !== null && one.dataset.id === id);
+    }
     this.gap?.classList.toggle("lighting", id !== null);
   }
 }

@@ -82,7 +82,10 @@ export class Picker {
           "li",
           { role: "option", id: `pick-${at}`, "aria-selected": "false" },
           el("span", { class: "option-title", text: item.title || item.item_id }),
-          el("span", { class: "option-more", text: [item.title && item.item_id, item.category].filter(Boolean).join(" · ") }),
+          el("span", {
+            class: "option-more",
+            text: [item.title && item.item_id, item.category].filter(Boolean).join(" · "),
+          }),
         ),
       ),
     );

@@ -34,7 +34,9 @@ export function plane(told, chosen, zoomed, width, tell) {
     "svg",
     { class: "plane", viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label },
     heads(told),
-    ...told.plane.items.map((point, column) => hit(dot(told, chosen, column, at(point)), name(told.history[column].item_id))),
+    ...told.plane.items.map((point, column) =>
+      hit(dot(told, chosen, column, at(point)), name(told.history[column].item_id)),
+    ),
     ...labels(told, chosen, at, width),
     ...order.map((one) => hit(mark(told, one, chosen, at), words(told, one))),
   );
@@ -62,10 +64,7 @@ function scale(told, zoomed, width, height) {
   const [left, right, low, high] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
   const pad = zoomed ? WIDE_PAD : PAD;
   const unit = Math.min((width - 2 * pad) / (right - left || 1), (height - 2 * pad) / (high - low || 1));
-  return ([x, y]) => [
-    width / 2 + unit * (x - (left + right) / 2),
-    height / 2 - unit * (y - (low + high) / 2),
-  ];
+  return ([x, y]) => [width / 2 + unit * (x - (left + right) / 2), height / 2 - unit * (y - (low + high) / 2)];
 }
 
 /** Arrow heads, one for each colour. */
@@ -76,7 +75,15 @@ function heads(told) {
     ...told.interests.map(({ interest }) =>
       svg(
         "marker",
-        { id: `head-${interest}`, viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 6, markerHeight: 6, orient: "auto" },
+        {
+          id: `head-${interest}`,
+          viewBox: "0 0 8 8",
+          refX: 7,
+          refY: 4,
+          markerWidth: 6,
+          markerHeight: 6,
+          orient: "auto",
+        },
         svg("path", { d: "M0 0 8 4 0 8Z", class: `head ${tone(interest)}` }),
       ),
     ),
@@ -105,7 +112,14 @@ function mark(told, one, chosen, at) {
     const along = (r) => [(r * (x1 - x0)) / far, (r * (y1 - y0)) / far];
     const [from, to] = [along(SMALL), along(BIG + 1)];
     group.append(
-      svg("line", { class: "arrow", x1: x0 + from[0], y1: y0 + from[1], x2: x1 - to[0], y2: y1 - to[1], "marker-end": `url(#head-${one})` }),
+      svg("line", {
+        class: "arrow",
+        x1: x0 + from[0],
+        y1: y0 + from[1],
+        x2: x1 - to[0],
+        y2: y1 - to[1],
+        "marker-end": `url(#head-${one})`,
+      }),
     );
   }
   group.append(
@@ -118,8 +132,12 @@ function mark(told, one, chosen, at) {
 /** Names of the items that are looked at most, as far as there is room. */
 function labels(told, chosen, at, width) {
   if (!told.interests[0].attention) return [];
-  const wanted = chosen === null ? told.interests.flatMap(({ interest }) => mostRead(told, interest, 1)) : mostRead(told, chosen, 5);
-  const marks = told.interests.flatMap(({ interest }) => [at(told.plane.refined[interest]), at(told.plane.coarse[interest])]);
+  const wanted =
+    chosen === null ? told.interests.flatMap(({ interest }) => mostRead(told, interest, 1)) : mostRead(told, chosen, 5);
+  const marks = told.interests.flatMap(({ interest }) => [
+    at(told.plane.refined[interest]),
+    at(told.plane.coarse[interest]),
+  ]);
   /** @type {number[][]} */
   const taken = marks.map(([x, y]) => [x - 13, y - 13, x + 13, y + 13]);
   const nodes = [];
@@ -132,7 +150,13 @@ function labels(told, chosen, at, width) {
     const box = left ? [x - 10 - long, y - 8, x - 8, y + 8] : [x + 8, y - 8, x + 10 + long, y + 8];
     if (box[0] < 0 || x < 0 || x > width || taken.some((other) => crosses(box, other))) continue;
     taken.push(box);
-    nodes.push(svg("text", { class: "item-label", x: left ? x - 11 : x + 11, y, dy: ".34em", "text-anchor": left ? "end" : "start" }, text));
+    nodes.push(
+      svg(
+        "text",
+        { class: "item-label", x: left ? x - 11 : x + 11, y, dy: ".34em", "text-anchor": left ? "end" : "start" },
+        text,
+      ),
+    );
   }
   return nodes;
 }
@@ -146,6 +170,8 @@ export function legend(told, chosen) {
   const sign = (kind, text) => el("span", { class: `sign ${kind}` }, text);
   const items = chosen !== null && told.interests[chosen].attention ? "item, by attention" : "item of the history";
   const pruned = chosen !== null && told.interests[chosen].kept ? sign("pruned-dot", "pruned") : null;
-  const both = moves(told) ? [sign("coarse-dot", "coarse"), sign("refined-dot", "refined")] : [sign("refined-dot", "interest")];
+  const both = moves(told)
+    ? [sign("coarse-dot", "coarse"), sign("refined-dot", "refined")]
+    : [sign("refined-dot", "interest")];
   return el("p", { class: "legend" }, sign("item-dot", items), pruned, ...both);
 }

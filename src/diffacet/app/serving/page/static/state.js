@@ -39,7 +39,11 @@ export function fromHash(hash) {
     const at = part.indexOf("=");
     if (at > 0) found.set(part.slice(0, at), part.slice(at + 1));
   }
-  const listed = (name) => (found.get(name) ?? "").split(",").map(decoded).filter((one) => one !== "");
+  const listed = (name) =>
+    (found.get(name) ?? "")
+      .split(",")
+      .map(decoded)
+      .filter((one) => one !== "");
   const whole = (name, least) => {
     const value = found.get(name) ?? "";
     return /^\d{1,6}$/.test(value) && Number(value) >= least ? Number(value) : null;

@@ -66,7 +66,13 @@ export class Strip {
       this.show(this.view);
       this.root.querySelector(".fold").focus();
     };
-    return el("button", { type: "button", class: "fold", "aria-expanded": String(Boolean(this.unfolded)), text, onclick: turn });
+    return el("button", {
+      type: "button",
+      class: "fold",
+      "aria-expanded": String(Boolean(this.unfolded)),
+      text,
+      onclick: turn,
+    });
   }
 
   labels() {
@@ -74,7 +80,12 @@ export class Strip {
     const rows = this.told.interests.map((one) =>
       el("div", { class: `strip-label ${one.interest === interest ? "chosen" : ""}` }, badge(one.interest)),
     );
-    return el("div", { class: "strip-labels", "aria-hidden": "true" }, el("div", { class: "strip-corner", text: "share, %" }), ...rows);
+    return el(
+      "div",
+      { class: "strip-labels", "aria-hidden": "true" },
+      el("div", { class: "strip-corner", text: "share, %" }),
+      ...rows,
+    );
   }
 
   /** @param {Place} place @param {number} at */
@@ -94,7 +105,12 @@ export class Strip {
     const cells = this.told ? this.told.interests.map((one) => this.cell(one, place)) : [];
     const tell = () => (this.readout.textContent = this.exact(place, at));
     const rest = () => (this.readout.textContent = this.hint);
-    return el("li", { "data-at": at, onpointerenter: tell, onpointerleave: rest, onfocusin: tell, onfocusout: rest }, card, ...cells);
+    return el(
+      "li",
+      { "data-at": at, onpointerenter: tell, onpointerleave: rest, onfocusin: tell, onfocusout: rest },
+      card,
+      ...cells,
+    );
   }
 
   acts(place, at) {
@@ -143,7 +159,12 @@ export class Strip {
   /** The same numbers for those who do not see the strip. */
   table() {
     const { interests } = this.told;
-    const head = el("tr", {}, el("th", { scope: "col", text: "Item" }), ...interests.map((one) => el("th", { scope: "col", text: `Interest ${one.interest + 1}` })));
+    const head = el(
+      "tr",
+      {},
+      el("th", { scope: "col", text: "Item" }),
+      ...interests.map((one) => el("th", { scope: "col", text: `Interest ${one.interest + 1}` })),
+    );
     const rows = this.places.map((place) => {
       const cells = interests.map((one) => {
         if (place.column === null) return el("td", { text: FATES[place.fate] });
@@ -154,7 +175,11 @@ export class Strip {
     });
     const caption = el("caption", { text: "Attention of each interest over the history" });
     // The table scrolls inside a clipped box of its own: a table itself would keep its width.
-    return el("div", { class: "visually-hidden" }, el("table", { id: "attention" }, caption, el("thead", {}, head), el("tbody", {}, ...rows)));
+    return el(
+      "div",
+      { class: "visually-hidden" },
+      el("table", { id: "attention" }, caption, el("thead", {}, head), el("tbody", {}, ...rows)),
+    );
   }
 
   key(event) {
@@ -207,7 +232,15 @@ export function notes({ state, answer }) {
   if (strange.length) {
     const named = strange.slice(0, 12).map((id) => el("code", { text: id }));
     const more = strange.length > 12 ? ` and ${strange.length - 12} more` : "";
-    said.unshift(el("li", { class: "unknown-ids" }, "Not in the catalogue, passed over: ", ...named.flatMap((code, n) => (n ? [", ", code] : [code])), more));
+    said.unshift(
+      el(
+        "li",
+        { class: "unknown-ids" },
+        "Not in the catalogue, passed over: ",
+        ...named.flatMap((code, n) => (n ? [", ", code] : [code])),
+        more,
+      ),
+    );
   }
   return said;
 }
