@@ -89,7 +89,7 @@ def main() -> None:
     given = recording.arguments(recording.parser(__doc__, __file__), __file__, {})
     made.run(given.work)
     record = recording.begun(given, __file__)
-    rounds, seconds, record["in_flight"] = (1, 3.0, 64) if given.quick else (5, 10.0, 64)
+    rounds, seconds, record["in_flight"] = (1, 3.0, 64) if given.quick else (3, 10.0, 64)
     record["rounds"] = rounds
     record["closed"] = closed(given, rounds, seconds)
     rates = {name: middle([one["rate"] for one in found["loaded"]]) for name, found in record["closed"].items()}
