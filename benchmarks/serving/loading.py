@@ -75,6 +75,8 @@ async def opened(port: int, requests: Sequence[bytes], rate: float, seconds: flo
         except TimeoutError:
             unsent += 1
             return
+        if not line.open:  # the service closes connections on which nothing is asked
+            line = await Connection.to(port)
         status, _ = await line.ask(requests[number % len(requests)])
         answers.append((status, loop.time() - at))
         free.put_nowait(line if status != wire.GONE else await Connection.to(port))

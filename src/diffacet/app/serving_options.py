@@ -19,7 +19,7 @@ Workers = Annotated[
 IndexKind = Annotated[
     str,
     Option(
-        metavar="auto|exact|hnsw|ivf", help="How the catalogue is searched; auto: exact up to 200,000 items, else ivf."
+        metavar="auto|exact|hnsw|ivf", help="How the catalogue is searched; auto: exact up to 200,000 items, else hnsw."
     ),
 ]
 Steps = Annotated[

@@ -1,7 +1,8 @@
 """Indexes over item vectors: the nearest items by inner product, exactly or nearly (FAISS).
 
-Which kind: "exact" for batches up to about a million items, and wherever an answer must equal `top_k`;
-"hnsw" or "ivf" for single queries over more items than that. Measure recall on the model's own vectors.
+Which kind: "exact" for batches up to about a million items, and wherever an answer must equal `top_k`; for single
+queries over more than some hundred thousand items "hnsw", or "ivf" where building it takes too long
+(benchmarks/results/serving-indexes.md). Measure recall on the model's own vectors.
 """
 
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class Index:
             ef_search: hnsw: candidates held while searching (efSearch); FAISS holds k where k is larger.
             lists: ivf: clusters (nlist); None: about 4 sqrt(N). Never above N / 39: FAISS wants that many
                 vectors to place a cluster.
-            probes: ivf: clusters that a search reads (nprobe); None: a 32nd of them, at least 8.
+            probes: ivf: clusters that a search reads (nprobe); None: an eighth of them, at least 8.
 
         Raises:
             BadSetting: an unknown kind, no vector, a vector that is not finite, or a number below 1.
@@ -83,7 +84,7 @@ class Index:
         else:
             count = min(lists or int(4 * n**0.5), max(n // 39, 1))
             native = faiss.IndexIVFFlat(faiss.IndexFlatIP(d), d, count, faiss.METRIC_INNER_PRODUCT)
-            native.nprobe = min(probes or max(8, count // 32), count)
+            native.nprobe = min(probes or max(8, count // 8), count)
             native.cp.min_points_per_centroid = (
                 1  # a catalogue of fewer than 39 items is one cluster, without a warning
             )

@@ -32,7 +32,7 @@ class ServeOptions:
         host: the address that is listened on.
         port: likewise; 0: one that is free.
         workers: processes that answer.
-        index: "exact", "hnsw", "ivf", or "auto": exact up to 200,000 items, beyond them ivf.
+        index: "exact", "hnsw", "ivf", or "auto": exact up to 200,000 items, beyond them hnsw.
         refine_steps: S, for a model that refines in steps; None: as the run was trained.
         keys: what clients may show, see `read_keys`; none: no key is asked for. Never printed.
         gather: milliseconds that a query waits at most for others to be computed with; 0: every request is

@@ -126,7 +126,7 @@ class Recommender:
         Args:
             path: a run directory, or a link to one.
             index: "exact", "hnsw" or "ivf"; a near index is kept in the run directory for the next time. "auto": exact
-                up to 200,000 items, beyond them ivf.
+                up to 200,000 items, beyond them hnsw.
             refine_steps: S of all answers that ask for no other; None: as the run is set.
             set: further inference settings, `["key=value"]` or a mapping.
             device: "auto", "cpu" or "cuda".

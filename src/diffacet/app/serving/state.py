@@ -23,7 +23,7 @@ from diffacet.rank.retriever import Retriever
 
 AUTO = "auto"
 EXACT_UP_TO = 200_000
-"""Items up to which "auto" compares all of them; beyond it takes "ivf" (benchmarks/results/serving-indexes.md)."""
+"""Items up to which "auto" compares all of them; beyond it takes "hnsw" (benchmarks/results/serving-indexes.md)."""
 _NAMES = 500
 """Categories that a card lists."""
 
@@ -102,7 +102,7 @@ def of_run(run: Run, how: Loading, digests: Mapping[str, str], warnings: Sequenc
     """The state of a run that is loaded, with its settings as they are."""
     told, index, near = list(warnings), "none", isinstance(run.model, Matcher)
     if near:
-        index = how.index if how.index != AUTO else "exact" if len(run.catalogue) <= EXACT_UP_TO else "ivf"
+        index = how.index if how.index != AUTO else "exact" if len(run.catalogue) <= EXACT_UP_TO else "hnsw"
     found: str | Index = "exact"
     if near and index != "exact":
         found, more = _index(run, index, digests[BEST][:16])
