@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffacet.data.clicks import BehaviourField, Vocabulary, encode, from_frames, learn
-from diffacet.data.clicks.hashing import ids
 from diffacet.data.clicks.windows import ends, order
+from diffacet.data.hashing import ids
 from diffacet.errors import BadLog, BadSetting
 from showings import frames, schema
 
@@ -383,7 +383,7 @@ def test_hashes_are_the_same_in_every_process():
     assert ids(pl.Series([], dtype=pl.String)).tolist() == []
     assert len(set(ids(pl.Series(range(200_000))).tolist())) == 200_000
     program = (
-        "import polars as pl; from diffacet.data.clicks.hashing import ids; "
+        "import polars as pl; from diffacet.data.hashing import ids; "
         f"print(ids(pl.Series({series.to_list()!r})).tolist())"
     )
     again = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from diffacet.data.clicks import dense, hashing, windows
+from diffacet.data import hashing
+from diffacet.data.clicks import dense, windows
 from diffacet.data.clicks.columns import Joined
 from diffacet.data.clicks.dense import Statistics
 from diffacet.data.clicks.log import TARGET, UNKNOWN, ClickLog, Int32Array

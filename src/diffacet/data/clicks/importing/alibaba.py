@@ -18,7 +18,8 @@ import numpy as np
 import polars as pl
 
 from diffacet import files, seeds
-from diffacet.data.clicks import hashing, splitting
+from diffacet.data import hashing
+from diffacet.data.clicks import splitting
 from diffacet.data.clicks.importing import alibaba_log, lines
 from diffacet.data.clicks.importing.alibaba_log import END, ZONE, in_range
 from diffacet.data.clicks.importing.folder import Progress, Report, check_out, figures, join, new, put

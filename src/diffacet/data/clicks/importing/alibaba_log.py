@@ -17,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from diffacet import files
-from diffacet.data.clicks import hashing
+from diffacet.data import hashing
 from diffacet.data.clicks.importing import lines
 from diffacet.data.clicks.importing.folder import Progress, put
 from diffacet.data.clicks.importing.lines import Lines, Tally
