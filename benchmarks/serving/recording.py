@@ -1,6 +1,6 @@
-"""What all parts of the serving benchmark have in common: the command line, provenance, the record and its page.
+"""What all parts of the serving and scale benchmarks have in common: the command line, provenance, record and page.
 
-A part writes benchmarks/results/serving-NAME.json and .md. What must not share a process with anything else is measured
+A part of benchmarks/FAMILY writes benchmarks/results/FAMILY-NAME.json and .md. What must not share a process with anything else is measured
 in one of its own: the same script, called with --part NAME and its arguments as JSON.
 """
 
@@ -57,14 +57,13 @@ def told(what: str, value: float, unit: str = "") -> Aim:
 
 def parser(doc: str | None, script: str) -> argparse.ArgumentParser:
     """The options that every part has."""
-    name = Path(script).stem
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument(
-        "--out", type=Path, help=f"the record; benchmarks/results/serving-{name}.json, --quick: in --work"
+        "--out", type=Path, help=f"the record; benchmarks/results/{_named(script)}.json, --quick: in --work"
     )
     made.add_argument("--quick", action="store_true", help="everything, but far too short to be believed")
     made.add_argument("--reading", help="what the page says before its tables, in words")
-    made.add_argument("--work", type=Path, default=ROOT / "build" / "serving", help="logs and runs are kept here")
+    made.add_argument("--work", type=Path, default=ROOT / "build" / _family(script), help="logs and runs are kept here")
     made.add_argument("--part", nargs=2, metavar=("NAME", "JSON"), help="one part in this process, printed as JSON")
     return made
 
@@ -79,9 +78,8 @@ def arguments(parser: argparse.ArgumentParser, script: str, parts: Parts) -> arg
         name, told = given.part
         sys.stdout.write(json.dumps(parts[name](**json.loads(told))) + "\n")
         sys.exit(0)
-    name = Path(script).stem
     folder = given.work if given.quick else ROOT / "benchmarks" / "results"
-    given.out = given.out or folder / f"serving-{name}.json"
+    given.out = given.out or folder / f"{_named(script)}.json"
     given.work = given.work.resolve()
     given.work.mkdir(parents=True, exist_ok=True)
     return given
@@ -120,7 +118,7 @@ def begun(given: argparse.Namespace, script: str) -> Record:
     if cores > 0.2:
         say(f"{cores:.1f} cores are busy already: figures of this run will say so")
     return {
-        "command": " ".join([f"python benchmarks/serving/{name}.py", *asked]),
+        "command": " ".join([f"python benchmarks/{_family(script)}/{name}.py", *asked]),
         "commit": environment(torch.device("cpu"))["commit"],
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {_processor()}",
         "torch": str(torch.__version__),
@@ -173,6 +171,16 @@ def say(text: str) -> None:
     """A line of progress."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+def _family(script: str) -> str:
+    """The folder of a script: serving or scale."""
+    return Path(script).resolve().parent.name
+
+
+def _named(script: str) -> str:
+    """What the record of a script is called."""
+    return f"{_family(script)}-{Path(script).stem}"
 
 
 def _figure(one: Aim) -> str:
