@@ -1,7 +1,7 @@
 """What all parts of the serving and scale benchmarks have in common: the command line, provenance, record and page.
 
-A part of benchmarks/FAMILY writes benchmarks/results/FAMILY-NAME.json and .md. What must not share a process with anything else is measured
-in one of its own: the same script, called with --part NAME and its arguments as JSON.
+A part of benchmarks/FAMILY writes benchmarks/results/FAMILY-NAME.json and .md. What must not share a process with
+anything else is measured in one of its own: the same script, called with --part NAME and its arguments as JSON.
 """
 
 import argparse
