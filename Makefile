@@ -12,7 +12,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "diffacet needs Python 3.11 or newer; got " + sys.version.split()[0] + "; run: make PYTHON=/path/to/python3.11 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[report,search,tensorboard,als,serve,onnx,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[report,search,tensorboard,als,serve,onnx,ray,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt recbole==1.2.1
 	touch $(STAMP)
 

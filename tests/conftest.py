@@ -1,10 +1,13 @@
 import os
+import secrets
 
 import pytest
 from hypothesis import settings
 
 # Tensors in tests are small: a second thread would only wait. Read by torch and FAISS when they are imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's clusters of these tests let nobody else in, and leave no token in anybody's home.
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 # The same examples in every run, and no time limit for one: a slow machine is not a failure.
 settings.register_profile("repeatable", deadline=None, derandomize=True)

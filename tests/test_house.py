@@ -95,6 +95,13 @@ def test_rooms_keep_to_their_libraries():
     assert any("torch" in outside(TREES[path]) for path in FILES if room_of(parts_of(path)) == "core")
 
 
+def test_only_the_cluster_imports_ray():
+    """What runs on one machine never loads it, and a user without the extra never misses it."""
+    here = [path for path in FILES if "ray" in outside(TREES[path])]
+    assert here
+    assert {parts_of(path)[:2] for path in here} == {("app", "cluster")}
+
+
 def test_models_never_import_each_other():
     for path in FILES:
         parts = parts_of(path)

@@ -56,3 +56,18 @@ def test_gradients_are_made_only_where_they_are_wanted():
     full_softmax(user.detach(), vectors, target, weight).backward()
     assert user.grad is None
     assert vectors.grad.any()
+
+
+def test_log_sums_are_those_of_the_logits_in_value_and_gradient(monkeypatch):
+    """In blocks of 128 rows, and without any vector: what a process with some of the items tells of them."""
+    monkeypatch.setitem(softmax._CELLS, "cpu", 1)
+    user, vectors, weights = torch.randn(300, 4), torch.randn(7, 4), torch.rand(300)
+    pairs = [(user.double().requires_grad_(), vectors.double().requires_grad_()) for _ in range(2)]
+    found = softmax.log_sums(*pairs[0])
+    wanted = (pairs[1][0] @ pairs[1][1].T).logsumexp(1)
+    assert torch.allclose(found, wanted)
+    for sums, _ in zip((found, wanted), pairs, strict=True):
+        (sums * weights).sum().backward()
+    for one, other in zip(*pairs, strict=True):
+        assert torch.allclose(one.grad, other.grad)
+    assert torch.equal(softmax.log_sums(user, vectors[:0]), torch.full((300,), -torch.inf))

@@ -281,7 +281,7 @@ def test_keys_that_only_later_json_lines_have_are_seen(put):
 def test_a_big_log_is_read_in_blocks_with_the_right_row(put, monkeypatch):
     from diffacet.data.formats import jsonlines, raw
 
-    monkeypatch.setattr(jsonlines, "blocks", lambda path, size=100: raw.blocks(path, min(size, 100)))
+    monkeypatch.setattr(jsonlines, "blocks", lambda path, size=100, **more: raw.blocks(path, min(size, 100), **more))
     lines = [f'{{"user":{i},"item":2,"time":3}}\n' for i in range(40)]
     assert read_log([put("log.jsonl", "".join(lines))]).frame["user_id"].to_list() == list(range(40))
     assert "row 38" in refusal(put("bad.jsonl", "".join([*lines[:37], "{oops\n", *lines])))

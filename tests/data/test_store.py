@@ -207,7 +207,7 @@ def test_a_lost_catalogue_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "has format 2, and this version reads 1"),
+        ({"format": 3}, "has format 3, and this version reads 1 and 2"),
         ({"format": None}, "has format None"),
         ({"times": "lunar"}, "times are 'lunar'; they are real or rank"),
         ({"fingerprint": "0" * 16}, "was changed after it was written"),

@@ -1,28 +1,24 @@
-"""Candidates for every user of a log, written in blocks: the log is in memory, the answers never are.
+"""Candidates for every user of a log, written in blocks: the answers are never in memory, nor is a partitioned log.
 
-log -> histories in the run's item numbers -> blocks of users -> `Retriever.retrieve` -> Parquet, see `batch_parts`
+log -> blocks of users -> an engine, whose processes do `batch_work` -> parts -> one Parquet file, see `batch_parts`
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import polars as pl
-import torch
 
 from diffacet import files
 from diffacet.app import batch_parts, batch_users
+from diffacet.app.batch_parts import Parts
+from diffacet.app.batch_work import Answering, Job, Wish
 from diffacet.app.clicks.run import check_items
 from diffacet.app.rundir import Changes, pairs
-from diffacet.app.serving.recommender import Recommender
-from diffacet.arrays import distinct
-from diffacet.data import store
-from diffacet.data.ids import Ids
-from diffacet.data.interactions import Interactions
-from diffacet.data.sequences import IntArray, Sequences
+from diffacet.data.sequences import IntArray
 from diffacet.errors import BadLog, BadSetting, DiffacetError
 from diffacet.rank.asking import numbered
 from diffacet.rank.blocks import cut
@@ -30,49 +26,52 @@ from diffacet.rank.candidates import Query
 from diffacet.rank.merging import Lists
 from diffacet.rank.retriever import Retriever
 
+__all__ = ["Engine", "Wish", "Work", "here", "write"]
+
 FORMAT = 1
-BLOCK = 8192
-"""Users of a block, which is what a killed job loses."""
+_USUAL = Wish()
 TOGETHER = 256
 """Histories that the model reads at a time: more than a service takes, since nobody waits for the first answer."""
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What is wanted for each user; `block` is the number of users that are written together."""
-
-    k: int = 50
-    exclude_seen: bool = True
-    diversity: float = 0.0
-    block: int = BLOCK
-
-
-@dataclass(frozen=True, eq=False)
-class _Asked:
-    """Who is asked for, in the run's own item numbers.
+class Work:
+    """The blocks that are left to do.
 
     Attributes:
-        users: the ids of all users of the data.
-        histories: of all of them; those items that the run knows.
-        rows: (m,) int64 the users that are answered, in order.
-        named: users asked for, with or without a history.
-        unknown_items: items of the log that the run does not know.
-        fingerprint: of the data.
+        job: what a process must open.
+        told: what a process must have opened, see `Answering.check`.
+        answering: the process of `write`, which has.
+        parts: where the tables of the blocks go.
+        blocks: (number, its users (B,) int64) in ascending order, one for each part that is missing.
     """
 
-    users: Ids
-    histories: Sequences
-    rows: IntArray
-    named: int
-    unknown_items: int
-    fingerprint: str
+    job: Job
+    told: dict[str, Any]
+    answering: Answering
+    parts: Parts
+    blocks: list[tuple[int, IntArray]]
+
+
+Engine: TypeAlias = Callable[[Work], Iterator[int]]
+"""Does the work: when it ends every part is there. It yields how many users were answered since it last did."""
+
+
+def here(work: Work) -> Iterator[int]:
+    """Block after block, in this process."""
+    for _, rows in work.blocks:
+        lists = list[Lists]()
+        for one in work.answering.answers(rows):
+            lists.append(one)
+            yield len(one[0])
+        work.parts.add(work.answering.table(rows, lists))
 
 
 def write(
     run: Path | str,
     data: Path | str,
     out: Path | str,
-    wish: Wish = Wish(),
+    wish: Wish = _USUAL,
     *,
     users: Path | str | None = None,
     index: str = "exact",
@@ -81,6 +80,7 @@ def write(
     device: str = "auto",
     threads: int | None = None,
     resume: bool = False,
+    engine: Engine = here,
     progress: Callable[[int, int], None] | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -99,8 +99,11 @@ def write(
         refine_steps: S of the refinement.
         set: further inference settings.
         device: where to compute.
-        threads: of the CPU; None: as PyTorch chooses. A table is bit-equal to another one of as many.
-        resume: go on with what a killed job has left, if it has; to the same table as an unbroken one.
+        threads: of the CPU, in each process; None: as PyTorch chooses. A table is bit-equal to another one of as many,
+            by whatever engine.
+        resume: go on with what a killed job has left, if it has; to the same table as an unbroken one. The job may
+            have been another engine's.
+        engine: who does the work.
         progress: called with (users done, all) at the start and as they are done.
         tell: called with a line on what is to be known of the data.
 
@@ -117,56 +120,49 @@ def write(
     run, data, out = Path(run), Path(data), Path(out)
     _check(wish, threads)
     batch_parts.check(out, resume)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    recommender = Recommender.load(run, index=index, refine_steps=refine_steps, set=set, device=device, block=TOGETHER)
-    retriever = recommender.retriever
-    _check_asked(retriever, wish)
-    check_items(data, recommender.run.card.name)
-    asked = _asked(retriever, data, None if users is None else Path(users))
-    _tell(recommender, asked, data, tell or (lambda _: None))
+    place = Path(run).absolute(), Path(data).absolute()  # where others work, another directory may be the current one
+    job = Job(*place, wish, index, refine_steps, pairs(set), device, threads, TOGETHER)
+    answering = Answering(job)
+    _check_asked(answering.recommender.retriever, wish)
+    check_items(data, answering.recommender.run.card.name)
+    rows, named = _asked(answering, data, None if users is None else Path(users))
+    _tell(answering, run, data, tell or (lambda _: None))
     told = {
         "format": FORMAT,
-        "run": recommender.version,
-        "data": asked.fingerprint,
-        "users": files.fingerprint(asked.rows),
+        **answering.told(),
+        "users": files.fingerprint(rows),
         "k": wish.k,
         "exclude_seen": wish.exclude_seen,
         "diversity": wish.diversity,
         "index": index,
         "refine_steps": refine_steps,
-        "set": {name: str(value) for name, value in pairs(set).items()},
-        "device": retriever.device.type,
-        "threads": torch.get_num_threads(),
+        "set": {name: str(value) for name, value in job.changes.items()},
         "block": wish.block,
     }
-    return _written(retriever, asked, wish, out, told, resume, progress or (lambda _done, _all: None))
+    found = _written(answering, rows, out, told, resume, engine, progress or (lambda _done, _all: None))
+    return found | {"without_history": named - len(rows), "unknown_items": answering.histories.unknown_items}
 
 
 def _written(
-    retriever: Retriever,
-    asked: _Asked,
-    wish: Wish,
+    answering: Answering,
+    rows: IntArray,
     out: Path,
     told: dict[str, Any],
     resume: bool,
+    engine: Engine,
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
-    """Do what is left to do, block by block; see `write`."""
-    start, total = time.perf_counter(), len(asked.rows)
+    """Let the engine do what is left to do; see `write`."""
+    wish, start, total = answering.job.wish, time.perf_counter(), len(rows)
+    blocks = [(number, rows[block]) for number, block in enumerate(cut(total, wish.block))]
     with batch_parts.opened(out, told, resume) as parts:
-        resumed = min(parts.done * wish.block, total)
-        progress(resumed, total)
-        for block in cut(total, wish.block)[parts.done :]:
-            rows, lists = asked.rows[block], list[Lists]()
-            for part in cut(len(rows), retriever.block):
-                histories = asked.histories.take(rows[part])
-                lists.append(
-                    retriever.retrieve(histories, wish.k, exclude_seen=wish.exclude_seen, diversity=wish.diversity)
-                )
-                progress(block.start + part.stop, total)
-            parts.add(_table(asked.users, retriever.items, rows, lists))
-        table = parts.join(wish.block * min(wish.k, len(retriever.items)))
+        left = [(number, theirs) for number, theirs in blocks if number not in parts.there]
+        done = resumed = total - sum(len(theirs) for _, theirs in left)
+        progress(done, total)
+        for answered in engine(Work(answering.job, told, answering, parts, left)) if left else ():
+            done += answered
+            progress(done, total)
+        table = parts.join(len(blocks), wish.block * min(wish.k, len(answering.recommender.retriever.items)))
     height, with_some = table.select(pl.len(), (pl.col("rank") == 1).sum().alias("some")).collect().row(0)
     seconds = time.perf_counter() - start
     return {
@@ -176,53 +172,23 @@ def _written(
         "seconds": seconds,
         "users_per_second": (total - resumed) / seconds if total > resumed else None,
         "resumed": resumed,
-        "without_history": asked.named - total,
         "without_candidates": total - with_some,
-        "unknown_items": asked.unknown_items,
         "model_version": told["run"],
     }
 
 
-def _table(users: Ids, items: Ids, rows: IntArray, lists: list[Lists]) -> pl.DataFrame:
-    """The candidates of the users `rows` (B,), of whom each of the `lists` (n, m) holds the next n; one a row."""
-    there = [numbers > 0 for _, numbers, _ in lists]
-    scores, numbers, interests = (
-        np.concatenate([one[which][mask] for one, mask in zip(lists, there, strict=True)]) for which in range(3)
-    )
-    return pl.DataFrame(
-        {
-            "user_id": users.ids(np.repeat(rows, np.concatenate([mask.sum(1) for mask in there]))),
-            "item_id": items.ids(numbers),
-            "rank": np.concatenate([np.nonzero(mask)[1] + 1 for mask in there]).astype(np.int32),
-            "score": scores.astype(np.float32, copy=False),
-            "interest": interests.astype(np.int32),
-        }
-    )
-
-
-def _asked(retriever: Retriever, data: Path, users: Path | None) -> _Asked:
-    dataset = store.open(data)
-    log = dataset.log
-    histories, unknown = _histories(log, retriever.items)
-    named = np.arange(log.n_users) if users is None else batch_users.chosen(users, log.users, data)
+def _asked(answering: Answering, data: Path, users: Path | None) -> tuple[IntArray, int]:
+    """The users (m,) that are answered, in order, and how many are asked for, with or without a history."""
+    histories, items = answering.histories, answering.recommender.retriever.items
+    named = np.arange(histories.users) if users is None else batch_users.chosen(users, histories.everybody(), data)
     rows = named[histories.lengths()[named] > 0]
     if not len(rows):
         raise BadLog(
             f"no user{'' if users is None else f' of {users}'} has an item in {data} that the run knows: its item ids"
-            f" look like {', '.join(map(str, log.items.values.head(3)))}, those of the run like"
-            f" {', '.join(map(str, retriever.items.values.head(3)))}"
+            f" look like {', '.join(map(str, histories.examples))}, those of the run like"
+            f" {', '.join(map(str, items.values.head(3)))}"
         )
-    return _Asked(log.users, histories, rows, len(named), unknown, dataset.fingerprint)
-
-
-def _histories(log: Interactions, items: Ids) -> tuple[Sequences, int]:
-    """All users' histories in the numbers of `items`, and how many items of the log are not among these."""
-    number = np.concatenate([[-1], items.find(log.items.values)])
-    theirs = log.column("item")
-    ours = number[theirs]
-    known = ours > 0
-    missing = len(distinct(theirs[~known]))
-    return Sequences.from_rows(log.column("user")[known], ours[known], None, log.n_users), missing
+    return rows, len(named)
 
 
 def _check(wish: Wish, threads: int | None) -> None:
@@ -240,14 +206,15 @@ def _check_asked(retriever: Retriever, wish: Wish) -> None:
         raise answer
 
 
-def _tell(recommender: Recommender, asked: _Asked, data: Path, tell: Callable[[str], None]) -> None:
+def _tell(answering: Answering, run: Path, data: Path, tell: Callable[[str], None]) -> None:
+    recommender, histories = answering.recommender, answering.histories
     for warning in recommender.warnings:
         tell(warning)
     before = recommender.run.about["data"]["fingerprint"]
-    if asked.fingerprint != before:
+    if histories.fingerprint != before:
         tell(
-            f"{data} is not what {recommender.path} was trained on (fingerprint {asked.fingerprint}, was {before});"
+            f"{data} is not what {run} was trained on (fingerprint {histories.fingerprint}, was {before});"
             " items are matched by their ids"
         )
-    if asked.unknown_items:
-        tell(f"{asked.unknown_items:,} items of {data} are not in the run's catalogue; they are passed over")
+    if histories.unknown_items:
+        tell(f"{histories.unknown_items:,} items of {data} are not in the run's catalogue; they are passed over")

@@ -11,7 +11,7 @@ A killed process loses the block that it was at; FILE.parquet appears whole, at 
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from itertools import count, takewhile
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -32,32 +32,39 @@ class Parts:
     Attributes:
         out: the file that they become.
         folder: where they are.
-        done: how many there are; they are numbered from 0.
+        there: their numbers, from 0 on; an engine of several processes may leave gaps.
     """
 
     def __init__(self, out: Path) -> None:
         """Use `opened`."""
         self.out, self.folder = out, folder_of(out)
-        self.done = finished(self.folder)
+        self.there = finished(self.folder)
+
+    @property
+    def done(self) -> int:
+        """How many there are."""
+        return len(self.there)
 
     def add(self, block: pl.DataFrame) -> None:
-        """Write the next block, whole or not at all; raises BadRun, and the blocks before it stay."""
-        part = _part(self.folder, self.done)
-        try:
-            files.write_file(
-                part, lambda path: block.write_parquet(path, compression="zstd", row_group_size=max(len(block), 1))
-            )
-        except _FAILURES as error:
-            raise _unwritable(part, error) from error
-        self.done += 1
+        """Write the first block that is missing, whole or not at all; raises BadRun, and the others stay."""
+        number = next(n for n in count() if n not in self.there)
+        write(self.folder, number, block)
+        self.there.add(number)
 
-    def join(self, rows_per_group: int) -> pl.LazyFrame:
-        """Make all blocks one file in `out`, streaming, and remove them; that file.
+    def join(self, blocks: int, rows_per_group: int) -> pl.LazyFrame:
+        """Make all blocks, of which there are so many, one file in `out`, streaming, and remove them; that file.
 
         Raises:
-            BadRun: it cannot be written; the blocks stay.
+            BadRun: one is missing, or it cannot be written; the blocks stay.
         """
-        whole, parts = self.folder / WHOLE, pl.scan_parquet([_part(self.folder, n) for n in range(self.done)])
+        self.there = finished(self.folder)
+        missing = [n for n in range(blocks) if n not in self.there]
+        if missing:
+            raise BadRun(
+                f"{_part(self.folder, missing[0])} is missing, and {len(missing) - 1} more; do all who write see this"
+                " directory? Try again with --resume"
+            )
+        whole, parts = self.folder / WHOLE, pl.scan_parquet([_part(self.folder, n) for n in range(blocks)])
         try:
             files.write_file(
                 whole,
@@ -75,14 +82,25 @@ class Parts:
         return pl.scan_parquet(self.out)
 
 
+def write(folder: Path, number: int, block: pl.DataFrame) -> None:
+    """Write a block, whole or not at all; raises BadRun. Any process may, whoever holds the lock."""
+    part = _part(folder, number)
+    try:
+        files.write_file(
+            part, lambda path: block.write_parquet(path, compression="zstd", row_group_size=max(len(block), 1))
+        )
+    except _FAILURES as error:
+        raise _unwritable(part, error) from error
+
+
 def folder_of(out: Path) -> Path:
     """Where the blocks of the table `out` are kept."""
     return out.with_name(f".{out.name}.parts")
 
 
-def finished(folder: Path) -> int:
-    """How many blocks there are in `folder`, without a gap from the first on."""
-    return sum(1 for _ in takewhile(lambda n: _part(folder, n).exists(), count()))
+def finished(folder: Path) -> set[int]:
+    """The numbers of the blocks that there are in `folder`."""
+    return {int(path.stem) for path in folder.glob("*.parquet") if path.stem.isdecimal()}
 
 
 def check(out: Path, resume: bool) -> None:
@@ -123,7 +141,7 @@ def opened(out: Path, told: Mapping[str, Any], resume: bool) -> Iterator[Parts]:
                 _begin(parts, told)
             yield parts
         finally:
-            if not parts.done:
+            if not finished(parts.folder):
                 shutil.rmtree(parts.folder, ignore_errors=True)
 
 
@@ -152,7 +170,7 @@ def _check_new(out: Path) -> None:
 def _check_left(out: Path, resume: bool) -> None:
     """Refuse blocks of another job where none may be; a job that finished none has left nothing."""
     folder = folder_of(out)
-    done = finished(folder)
+    done = len(finished(folder))
     if done and not resume:
         raise BadRun(
             f"{folder} holds {done} finished block{'s' if done > 1 else ''} of a job that did not end; go on with it by"

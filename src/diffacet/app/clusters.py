@@ -29,6 +29,7 @@ from diffacet.core.clusters import check_count
 from diffacet.core.contract import IntArray
 from diffacet.data.sequences import Sequences
 from diffacet.data.store import Dataset
+from diffacet.data.user_ranges import Beginnings
 from diffacet.errors import BadRun, BadSetting
 from diffacet.learn.fit import Moment
 from diffacet.models import card
@@ -68,7 +69,7 @@ def plan(
     config: Any,
     seed: int,
     dataset: Dataset,
-    train: Sequences,
+    train: Sequences | Beginnings,
     split: Mapping[str, Any],
     vectors: Path | str | None = None,
 ) -> Plan | None:
@@ -84,13 +85,16 @@ def plan(
             directory, where there is one.
 
     Raises:
-        BadSetting: more clusters than items, a file of vectors that does not fit, or one where none is needed.
+        BadSetting: more clusters than items, a file of vectors that does not fit, one where none is needed, or
+            training rows that are not in memory.
     """
     wanted = getattr(config, "clusters", 1)
     if wanted == 1:
         if vectors is not None:
             raise BadSetting("--item-vectors is for models with 2 or more clusters of items; leave it out")
         return None
+    if isinstance(train, Beginnings):
+        raise BadSetting(f"clusters of items are made of all training rows; got clusters={wanted} with sampling=blocks")
     n_items = dataset.log.n_items
     check_count(wanted, n_items)
     own = dataset.path / VECTORS

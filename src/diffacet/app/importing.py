@@ -2,16 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffacet.arrays import distinct
 from diffacet.data import filters, readers, store
+from diffacet.data.formats.source import Names
 from diffacet.data.interactions import PARTS, Interactions
 from diffacet.data.presplit import read_parts
 from diffacet.errors import BadLog, BadSetting
 from diffacet.files import write_file
+
+if TYPE_CHECKING:
+    from diffacet.app.streaming.driving import Mapped, Watch
 
 READ = "read"
 DROPPED = "repeated rows dropped"
@@ -34,23 +39,42 @@ class Imported:
 
     Attributes:
         path: the data directory.
-        log: what it holds.
+        loaded: what it holds, where it was in memory anyway; see `log`.
         fingerprint: 16 hex digits of the log's content.
         files: what was read, in order.
         format: how it was read.
         steps: what was read, and what each filter left.
         repeats: rows that repeat user, item and time of an earlier one; None where there can be none.
         notes: what the reader decided, in words.
+        partitions: how many the directory has; None: it is not partitioned.
+        seconds: how long it took, where that was measured.
     """
 
     path: Path
-    log: Interactions
+    loaded: Interactions | None
     fingerprint: str
     files: tuple[str, ...]
     format: str
     steps: tuple[Step, ...]
     repeats: int | None
     notes: tuple[str, ...]
+    partitions: int | None = None
+    seconds: float | None = None
+
+    @cached_property
+    def log(self) -> Interactions:
+        """What the directory holds; of a partitioned one read now, all of it."""
+        return store.open(self.path).log if self.loaded is None else self.loaded
+
+    @property
+    def parts_divide_users(self) -> bool:
+        """Whether the log carries a split of its own, and each user's interactions are all in one part of it."""
+        return self.loaded is not None and self.loaded.parts_divide_users
+
+    @property
+    def rows(self) -> int:
+        """Interactions that were read, before any filter."""
+        return self.steps[0].interactions
 
 
 def import_log(
@@ -67,10 +91,18 @@ def import_log(
     min_count: int | None = None,
     k_core: int | None = None,
     duplicates: str = "keep",
+    partitions: int | None = None,
+    mapped: "Mapped | None" = None,
+    watch: "Watch | None" = None,
 ) -> Imported:
     """Read `paths` as one log, filter it, and write the data directory `out`, whole or not at all.
 
     Filters apply in this order: duplicates, min_rating, min_count, k_core.
+
+    A log of 1 GiB or more, or with `partitions`, is read piece by piece, in memory that its length does not change,
+    into Parquet partitioned by user. There users and items have a canonical order, not that of their appearance, so
+    the directory depends on the rows alone: not on the number of partitions, nor on the order of the files (but
+    without times that order is the order of a user's rows).
 
     Args:
         paths: files, or directories that stand for their files; see `read_log` for these and the columns.
@@ -85,20 +117,46 @@ def import_log(
         min_count: the published protocol's one-pass filter: items, then users, with at least this many.
         k_core: repeat dropping users and items with fewer until nothing changes.
         duplicates: "keep" or "drop" exact repeats of user, item and time; they are counted either way.
+        partitions: how many partitions to write, 1 to 9999; None: none for a log below 1 GiB, else one for some four
+            million rows.
+        mapped: how the tasks of a partitioned import are run; None: here, one after another. With it a log of any size
+            is partitioned.
+        watch: shows the progress of a partitioned import.
 
     Raises:
         BadLog: `out` holds something, a file cannot be read, or a filter leaves nobody (with what was left
             at each step); nothing is written then.
         BadSetting: an argument is out of range.
+        BadRun: another process imports into `out`.
     """
-    out = Path(out)
+    from diffacet.app.streaming import driving, filtering, pipeline, planning, workplace
+
+    out, files = Path(out), [Path(path) for path in paths]
     if duplicates not in ("keep", "drop"):
         raise BadSetting(f"--duplicates takes keep or drop; got '{duplicates}'")
     check_out(out)
     described = None if items is None else Path(items)
-    raw = readers.read_log(
-        [Path(path) for path in paths], format=format, user=user, item=item, time=time, rating=rating, items=described
-    )
+    names = Names(user, item, time, rating)
+    with workplace.held(out) as work:
+        check_out(out)
+        plan = planning.planned(files, format, names, partitions, always=mapped is not None)
+        if plan is not None:
+            filters = filtering.Filters(min_rating, min_count, k_core, duplicates == "drop")
+            how, seen = mapped or driving.here, watch or driving.unwatched
+            return pipeline.stream(plan, out, work, items=described, filters=filters, mapped=how, watch=seen)
+        raw = readers.read_log(files, format=format, user=user, item=item, time=time, rating=rating, items=described)
+        return _in_memory(raw, out, min_rating, min_count, k_core, duplicates)
+
+
+def _in_memory(
+    raw: readers.RawLog,
+    out: Path,
+    min_rating: float | None,
+    min_count: int | None,
+    k_core: int | None,
+    duplicates: str,
+) -> Imported:
+    """Filter a log that was read and write it to `out`."""
     parts = "part" in raw.frame.columns
     log = Interactions.from_frame(raw.frame, raw.items, catalogue=raw.catalogue, parts=parts)
     distinct, repeats = filters.drop_repeated_rows(log)
@@ -200,7 +258,7 @@ def filtered(log: Interactions, wanted: Sequence[Filter]) -> tuple[Interactions,
         try:
             log = keep(log)
         except BadLog as error:
-            raise BadLog(f"{error}; up to there: {'; '.join(map(_told, steps))}") from error
+            raise BadLog(f"{error}; up to there: {'; '.join(map(told, steps))}") from error
         steps.append(_step(what, log))
     return log, tuple(steps)
 
@@ -215,5 +273,6 @@ def _step_of_part(log: Interactions, place: int) -> Step:
     return Step(PARTS[place], users, items, int(rows.sum()))
 
 
-def _told(step: Step) -> str:
+def told(step: Step) -> str:
+    """What a step left, in words."""
     return f"{step.what}: {step.users} users, {step.items} items, {step.interactions} interactions"

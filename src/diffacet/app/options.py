@@ -42,6 +42,14 @@ Format = Annotated[
         " dreamrec.",
     ),
 ]
+Partitions = Annotated[
+    int | None,
+    Option(
+        metavar="N",
+        help="Read the log piece by piece, whatever its size, into N partitions of users, 1 to 9999; not given: raw"
+        " files of 1 GiB and more, into one partition for some four million rows.",
+    ),
+]
 
 TrainPart = Annotated[Path, Option("--train", metavar="FILE", help="The training part: Parquet, CSV, TSV or .npy.")]
 ValidPart = Annotated[Path, Option("--valid", metavar="FILE", help="The validation part.")]

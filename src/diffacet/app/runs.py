@@ -18,31 +18,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import torch
 from torch import nn
 
-from diffacet.app import clusters, golden, rundir, settings, splitting
+from diffacet.app import clusters, fitting, golden, rundir, settings, splitting
 from diffacet.app.clicks import training as click_training
-from diffacet.app.clicks.run import ClickRun, Reading, check_items
+from diffacet.app.clicks.run import ClickRun, Reading
 from diffacet.app.clicks.run import load as load_clicks
-from diffacet.app.environment import environment, pick_device
-from diffacet.app.rundir import ABOUT, Changes
+from diffacet.app.rundir import Changes
 from diffacet.arrays import distinct
-from diffacet.core.contract import Card, Facts, IntArray, Preset
+from diffacet.core.contract import Card, Facts, Preset
 from diffacet.data import store
 from diffacet.data.ids import Ids
-from diffacet.data.interactions import Interactions
 from diffacet.data.splits import Holdout, Split
+from diffacet.data.store import Dataset
+from diffacet.data.streamed_split import StreamedSplit
 from diffacet.errors import BadRun, BadSetting
-from diffacet.learn import batches, checkpoint
-from diffacet.learn.checkpoint import Checkpoints, Record
-from diffacet.learn.fit import Moment, fit, initial_weights
+from diffacet.learn import checkpoint
+from diffacet.learn.checkpoint import Record
 from diffacet.models import card as card_of
 from diffacet.rank.categories import ItemCategories, check_primary
 from diffacet.rank.evaluate import check_average
 from diffacet.rank.evaluate import evaluate as measure
 from diffacet.rank.index import Index
-from diffacet.rank.metrics import check_metric, usual_ks
+from diffacet.rank.metrics import usual_ks
 from diffacet.rank.ranking import BUDGET
 from diffacet.rank.retriever import Retriever
 
@@ -50,7 +48,7 @@ if TYPE_CHECKING:
     from diffacet.app.serving.recommender import Recommender
 
 CATALOGUE = golden.CATALOGUE
-Watch = Callable[[Moment], None]
+Watch = fitting.Watch
 
 
 @dataclass(frozen=True)
@@ -116,14 +114,22 @@ class Run:
             BadRun: the data are gone, or are not those of the run.
         """
         splitting.check_asked(on, input)
-        return splitting.holdout(self.split(data), on, input)
+        return splitting.holdout(self._cut(data), on, input)
 
     def split(self, data: Path | None = None) -> Split:
-        """The split that the run was trained on; see `holdout` for what is raised."""
+        """The split that the run was trained on, all of it in memory; see `holdout` for what is raised."""
+        return splitting.cut(self._data(data), self.about["split"]["name"], self.about["split"]["seed"])
+
+    def _cut(self, data: Path | None) -> Split | StreamedSplit:
+        """The same, read as it was in training."""
+        told = self.about["split"]
+        return splitting.cut_for(self._data(data), told["name"], told["seed"], self.settings.training)
+
+    def _data(self, moved: Path | None) -> Dataset:
         told = self.about["data"]
-        dataset = store.open(rundir.data_of(self.path, told, data))
+        dataset = store.open(rundir.data_of(self.path, told, moved))
         rundir.check_fingerprint(self.path, told, dataset.path, dataset.fingerprint)
-        return splitting.cut(dataset, self.about["split"]["name"], self.about["split"]["seed"])
+        return dataset
 
     def evaluate(
         self,
@@ -147,7 +153,7 @@ class Run:
         beside the model; numbers do not depend on it.
         """
         splitting.check_asked(on, input)
-        split, told = self.split(data), self.about
+        split, told = self._cut(data), self.about
         holdout = splitting.holdout(split, on, input, include_empty)
         start = time.perf_counter()
         metrics = measure(
@@ -173,7 +179,7 @@ class Run:
             "noise_seed": getattr(self.settings.model, "noise_seed", None),
             "users": len(distinct(holdout.history.users)),
             "cases": len(holdout),
-            "untrained_items": 1 - len(distinct(split.train.items)) / len(self.catalogue),
+            "untrained_items": 1 - len(split.train_items()) / len(self.catalogue),
             "exclude_seen": holdout.exclude_seen if exclude_seen is None else exclude_seen,
             "seconds": time.perf_counter() - start,
             "metrics": metrics,
@@ -233,42 +239,16 @@ def train(
         return click_training.train(card, data, out, chosen, asked, watch=watch, tell=tell)
     if reading is not None:
         raise BadSetting(f"--min-count, --gap and --history-until are for models of clicks; {name} is none")
-    check_items(data, name)
-    check_metric(chosen.training.metric)
-    form = batches.form(card, chosen.training)
-    batches.check_length(chosen.training, form)
-    target = pick_device(device)
-    dataset = store.open(data)
-    split = splitting.resolve(split, dataset.log.has_parts, card.task, dataset.log.parts_divide_users)
-    cut = splitting.cut(dataset, split, split_seed, tell)
-    told = rundir.told_settings(name, preset, chosen) | {
-        "data": {"name": dataset.name, "path": str(data.resolve()), "fingerprint": dataset.fingerprint},
-        "facts": {"n_users": dataset.log.n_users},
-        "split": {"name": split, "seed": split_seed, "leaks": cut.leaks, "dropped_users": cut.dropped_users},
-    }
-    grouping = clusters.plan(chosen.model, chosen.training.seed, dataset, cut.train, told["split"], item_vectors)
-    told |= {} if grouping is None else {"clusters": grouping.told}
-    rundir.check_directory(out, told, resume)
-    torch.set_num_threads(threads)
     again = partial(train, data=data, split=split, split_seed=split_seed, device=device, threads=threads)
-    groups = clusters.make(grouping, out / CATALOGUE, again, tell)
-    facts = batches.facts(cut.train, dataset.log.n_items, chosen.training, dataset.log.n_users, groups)
-    with initial_weights(chosen.training.seed):
-        model = card.build(chosen.model, facts).to(target)
-    batch_at = batches.batch_at(cut.train, dataset.log.n_items, chosen.training, form)
-    if not (out / ABOUT).exists():
-        _create(out, told | {"environment": environment(target)}, dataset.log, groups)
+    wanted = fitting.Asked(preset, split, split_seed, device, threads, resume, item_vectors, again)
+    valid = fitting.fitted(card, data, out, chosen, wanted, watch=watch, tell=tell)
+    return finished(out, valid, device)
 
-    golden.remove(out)
-    ks = usual_ks(split, chosen.training.metric)
 
-    def validate(model: nn.Module) -> dict[str, float]:
-        return measure(_askable(model), cut.valid, length=chosen.training.length, ks=ks)
-
-    steps = batches.in_steps(chosen.training, batches.epoch_steps(cut.train, chosen.training, form))
-    fit(model, batch_at, steps, validate=validate, checkpoints=Checkpoints(out), watch=watch)
+def finished(out: Path, valid: Holdout, device: str = "auto") -> Run:
+    """The run in `out`, whose training has come to its end, with what it carries for those who serve it."""
     done = of_items(load(out, device=device), "recommendation")
-    golden.write(out, done.retriever(block=1), cut.valid)  # no test case is ever looked at in training
+    golden.write(out, done.retriever(block=1), valid)  # no test case is ever looked at in training
     return done
 
 
@@ -301,13 +281,6 @@ def of_items(run: Run | ClickRun, what: str) -> Run:
     if isinstance(run, ClickRun):
         raise BadRun(f"{run.path} is a run of {run.card.name}, a model of clicks, of which there is no {what}")
     return run
-
-
-def _create(out: Path, told: dict[str, Any], log: Interactions, groups: IntArray | None) -> None:
-    columns = {"item_id": log.items.values, "title": log.titles, "categories": log.categories}
-    columns[clusters.COLUMN] = None if groups is None else pl.Series(groups[1:])
-    with rundir.created(out, told) as folder:
-        pl.DataFrame({n: c for n, c in columns.items() if c is not None}).write_parquet(folder / CATALOGUE)
 
 
 def _check_click(item_vectors: Path | str | None) -> None:

@@ -67,12 +67,15 @@ def imported(console: Console, done: "Imported") -> None:
     for step in done.steps:
         table.add_row(step.what, f"{step.users:,}", f"{step.items:,}", f"{step.interactions:,}")
     console.print(table)
+    if done.partitions is not None and done.seconds is not None:
+        pace = f"{done.rows:,} rows in {done.seconds:.1f} s, {done.rows / max(done.seconds, 1e-9):,.0f} rows/s"
+        console.print(f"{pace}; {done.partitions:,} partitions", highlight=False)
     console.print(f"fingerprint {done.fingerprint}", highlight=False)
 
 
 def statistics(console: Console, dataset: "Dataset", near: Sequence["Comparison"]) -> None:
     """A data directory's figures, and how it stands to known data sets."""
-    facts = dataset.log.statistics()
+    facts = dataset.statistics()
     table = new_table("", title=f"{dataset.name}  ({dataset.fingerprint})", right=("value",))
     for name, value in facts.items():
         if isinstance(value, Mapping):

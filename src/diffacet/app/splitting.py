@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from diffacet.app.importing import READ, Filter, Imported, Step, check_out, filtered
-from diffacet.core.contract import Task
-from diffacet.data import filters, next_item, noise, parts, splits, store
+from diffacet.core.contract import Task, Training
+from diffacet.data import filters, next_item, noise, parts, splits, store, streamed_split
 from diffacet.data.interactions import PARTS, Interactions
 from diffacet.data.splits import SPLITS, Holdout, Split
 from diffacet.data.store import Dataset
+from diffacet.data.streamed_split import StreamedSplit
+from diffacet.data.user_ranges import InMemory
 from diffacet.errors import BadLog, BadSetting, nearest
 
 AUTO = "auto"
@@ -75,16 +77,36 @@ def cut(dataset: Dataset, name: str, seed: int, tell: Callable[[str], None] | No
     return made
 
 
-def many_cases(split: Split) -> str | None:
+def cut_for(
+    dataset: Dataset, name: str, seed: int, training: Training, tell: Callable[[str], None] | None = None
+) -> Split | StreamedSplit:
+    """The split of `cut` as a run of these settings reads it: with sampling="blocks" out of partitions, piece by piece.
+
+    There is no advice on many cases where the settings say how many are asked for.
+
+    Raises:
+        BadSetting, BadLog: see `cut`; BadSetting too when the split cannot be read so.
+    """
+    tell = tell if training.validate_cases is None else None
+    if training.sampling != "blocks":
+        return cut(dataset, name, seed, tell)
+    made = streamed_split.make(dataset.partitions or InMemory(dataset.log.sequences()), name, seed)
+    if tell is not None and (advice := many_cases(made)) is not None:
+        tell(advice)
+    return made
+
+
+def many_cases(split: Split | StreamedSplit) -> str | None:
     """A line that says so where a part of the split has more than MANY cases; None where none has."""
-    counts = {on: len(cases) for on, cases in (("valid", split.valid), ("test", split.test))}
+    cases = split.cut if isinstance(split, StreamedSplit) else split  # what is not read yet is counted all the same
+    counts = {"valid": len(cases.valid), "test": len(cases.test)}
     if max(counts.values()) <= MANY:
         return None
     told = " and ".join(f"{count:,} in {on}" for on, count in counts.items())
     fewer = "--split next-item-last asks for one item a user; " if split.protocol in next_item.EVERY else ""
     return (
         f"{split.protocol} has many cases, {told}, and each validation ranks the catalogue for all of its own: {fewer}"
-        "a larger validate_epochs or validate_every makes validations fewer"
+        "a larger validate_epochs or validate_every makes validations fewer, and validate_cases=N asks N of them"
     )
 
 
@@ -96,7 +118,7 @@ def check_asked(on: str, input: str) -> None:  # noqa: A002 - the command line's
         raise BadSetting(f"--input takes {' or '.join(INPUTS)}, the second with --on test only; got '{input}'")
 
 
-def holdout(split: Split, on: str, input: str, include_empty: bool = False) -> Holdout:  # noqa: A002
+def holdout(split: Split | StreamedSplit, on: str, input: str, include_empty: bool = False) -> Holdout:  # noqa: A002
     """The cases of a split, at test maybe shown the validation part, too.
 
     Args:
@@ -108,7 +130,7 @@ def holdout(split: Split, on: str, input: str, include_empty: bool = False) -> H
     Raises:
         BadSetting: the protocol has no such input, or does not ask for every item.
     """
-    cases: Holdout = getattr(split if input == INPUTS[0] else splits.with_valid(split), on)
+    cases = (split if input == INPUTS[0] else splits.with_valid(split)).holdout(on)
     if not include_empty:
         return cases
     if split.protocol not in next_item.EVERY:

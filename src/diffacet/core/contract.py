@@ -198,6 +198,19 @@ class Facts:
         return np.bincount(self.train_items, minlength=self.n_items + 1)
 
 
+class StreamedFacts(Facts):
+    """Facts of training sequences that are read piece by piece; a model that wants all of them at once is refused."""
+
+    def __getattribute__(self, name: str) -> Any:
+        """Raises BadSetting for the training sequences."""
+        if name in ("train_items", "train_offsets", "train_users"):
+            raise BadSetting(
+                "this model looks at all training sequences at once, and sampling=blocks never has them all in memory; "
+                "set sampling=drawn, or train a model that learns from batches only, such as dmi"
+            )
+        return super().__getattribute__(name)
+
+
 @dataclass(frozen=True, config=STRICT)
 class Training:
     """How a model is trained: batches, negatives, optimiser, validation. Defaults: the published protocol's."""
@@ -236,9 +249,10 @@ class Training:
         bool, Field(description="M negatives for each target, uniform over what its user has not met; false: shared")
     ] = False
     sampling: Annotated[
-        Literal["drawn", "epochs"],
+        Literal["drawn", "epochs", "blocks"],
         Field(
-            description="rows of a batch: drawn anew each step, or each pair (window) once an epoch, in random order"
+            description="rows of a batch: drawn anew each step; each pair (window) once an epoch, in random order; or "
+            "each user once an epoch, in blocks of users that are read together, for a log that memory cannot hold"
         ),
     ] = "drawn"
     targets: Annotated[
@@ -251,6 +265,9 @@ class Training:
     validate_every: Annotated[int, Field(ge=1, description="steps between two validations")] = 1000
     validate_epochs: Annotated[
         int | None, Field(ge=1, description="passes between two validations, instead of validate_every")
+    ] = None
+    validate_cases: Annotated[
+        int | None, Field(ge=1, description="cases of validation at most, drawn by seed; none: all")
     ] = None
     patience: Annotated[
         int, Field(ge=0, description="stop when more than this many validations in a row bring nothing new")
@@ -311,6 +328,7 @@ class Card:
         batch: the form in which it is trained.
         also: other forms in which it can be; `Training.targets` chooses.
         search: where `diffacet tune` looks for settings of the training, if elsewhere than they say; None: nowhere.
+        workers: whether several processes may train it together, to the weights of one but for rounding.
     """
 
     name: str
@@ -323,3 +341,4 @@ class Card:
     batch: type[Batch] = SequenceBatch
     also: tuple[type[Batch], ...] = ()
     search: Mapping[str, Search | None] = field(default_factory=dict)
+    workers: bool = False

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffacet.core import world
 from diffacet.errors import BadSetting
 
 Norm = Literal["original", "pre", "post"]
@@ -76,7 +77,8 @@ class CausalTransformer(nn.Module):
         In training mode dropout draws less than in `forward`: the same law, other numbers.
         """
         if mask.device.type == "cpu":  # elsewhere the width would have to be waited for
-            width = mask.shape[1] - int(mask.any(0).flip(0).int().argmax())  # whole where all histories are empty
+            longest = mask.shape[1] - int(mask.any(0).flip(0).int().argmax()) if mask.any() else 0
+            width = world.most(longest) or mask.shape[1]  # whole where all histories are empty
             embedded, mask = embedded[:, :width], mask[:, :width]
         x = self._start(embedded)
         for block in self.blocks[:-1]:

@@ -1,10 +1,12 @@
 """What a split is, and the arithmetic that splits share: who is shown and asked what, shuffles and cuts of users."""
 
 import random
+from array import array
 from dataclasses import dataclass
 
 import numpy as np
 
+from diffacet import seeds
 from diffacet.arrays import distinct, within
 from diffacet.data.sequences import IntArray, Prefixes, Sequences
 from diffacet.errors import BadLog, BadSetting
@@ -42,6 +44,11 @@ class Holdout:
     def masked(self) -> Shown:
         """What is left out of the lists where seen items are: `seen`, else the history."""
         return self.history if self.seen is None else self.seen
+
+    def take(self, cases: IntArray) -> "Holdout":
+        """Some of the cases, in the order of their numbers `cases` (B,)."""
+        seen = None if self.seen is None else _take(self.seen, cases)
+        return Holdout(_take(self.history, cases), self.target.take(cases), seen, self.exclude_seen)
 
     def check_apart(self) -> None:
         """Raise BadLog when a case's target is among what must not be recommended: it could never be a hit."""
@@ -86,10 +93,33 @@ class Split:
         """Whether the protocol leaves seen items out of the lists, at validation as at test."""
         return self.test.exclude_seen
 
+    def holdout(self, on: str, most: int | None = None, seed: int = 0) -> Holdout:
+        """The cases of "valid" or "test", at most so many: see `some`."""
+        cases = self.valid if on == "valid" else self.test
+        rows = some(len(cases), most, seed)
+        return cases if rows is None else cases.take(rows)
+
+    def train_items(self) -> IntArray:
+        """The items that are learned from, ascending: (m,) int64."""
+        return distinct(self.train.items)
+
+
+def some(n: int, most: int | None, seed: int) -> IntArray | None:
+    """Which of n cases are validated on where that is at most `most` of them, in order; None: all of them."""
+    if most is None or n <= most:
+        return None
+    return np.sort(seeds.stream(seed, "validation cases").choice(n, most, replace=False))
+
+
+def _take(shown: Shown, rows: IntArray) -> Shown:
+    return (
+        shown.take(rows) if isinstance(shown, Sequences) else Prefixes(shown.base, shown.rows[rows], shown.ends[rows])
+    )
+
 
 def shuffled(n: int, seed: int) -> IntArray:
     """0..n - 1 in the order of `random.Random(seed).shuffle`, the same on any machine: (n,) int64."""
-    order = list(range(n))
+    order = array("q", range(n))  # a list would take five times the memory
     random.Random(seed).shuffle(order)
     return np.array(order, dtype=np.int64)
 

@@ -15,11 +15,12 @@ from dataclasses import replace
 import numpy as np
 
 from diffacet.arrays import distinct
-from diffacet.data import next_item, parts
+from diffacet.data import cuts, next_item, parts
 from diffacet.data.filters import distinct_pairs
-from diffacet.data.holdouts import Holdout, Ratio, Split, bounds, check_ratio, shuffled
+from diffacet.data.holdouts import Holdout, Ratio, Split, bounds, check_ratio
 from diffacet.data.interactions import PARTS, Interactions
 from diffacet.data.sequences import IntArray, Sequences
+from diffacet.data.streamed_split import StreamedSplit
 from diffacet.errors import BadLog, BadSetting, nearest
 
 __all__ = [
@@ -61,35 +62,8 @@ def by_user(log: Interactions, *, ratio: Ratio = (8, 1, 1), target_share: float 
         BadLog: a part would be without a user.
         BadSetting: a ratio is not positive, or the share does not lie between 0 and 1.
     """
-    check_ratio(ratio)
-    if not 0 < target_share < 1:
-        raise BadSetting(f"target_share lies between 0 and 1; got {target_share}")
     sequences = log.sequences()
-    kept = np.flatnonzero(sequences.lengths() >= 2)
-    order = kept[shuffled(len(kept), seed)]
-    first, second = bounds(len(kept), ratio)
-    if not 0 < first < second < len(kept):
-        raise BadLog(
-            f"by-user needs a user in each part, but {len(kept)} users with two or more interactions, cut "
-            f"{':'.join(map(str, ratio))}, give {first}, {second - first} and {len(kept) - second}; use leave-last"
-        )
-
-    def cut(rows: IntArray) -> Holdout:
-        held = sequences.take(rows)
-        lengths = held.lengths()
-        share = np.floor(lengths * (1 - target_share) + 1e-9).astype(np.int64)  # 10 * (1 - 0.9) is 0.99...
-        c = np.clip(share, 1, lengths - 1)
-        return Holdout(held.head(c), held.tail(c))
-
-    return Split(
-        train=sequences.take(order[:first]),
-        valid=cut(order[first:second]),
-        test=cut(order[second:]),
-        protocol="by-user",
-        seed=seed,
-        dropped_users=log.n_users - len(kept),
-        leaks="Held-out users are unseen, but training users act after the held-out histories end: item trends leak.",
-    )
+    return cuts.by_user(sequences.lengths(), ratio=ratio, target_share=target_share, seed=seed).of(sequences)
 
 
 def leave_last(log: Interactions) -> Split:
@@ -99,22 +73,7 @@ def leave_last(log: Interactions) -> Split:
     Raises BadLog when all are.
     """
     sequences = log.sequences()
-    kept = np.flatnonzero(sequences.lengths() >= 3)
-    if not len(kept):
-        raise BadLog(f"leave-last needs three interactions of a user; the longest of {log.n_users} users has fewer")
-    whole = sequences.take(kept)
-    lengths = whole.lengths()
-    shown = whole.head(lengths - 1)
-    train = whole.head(lengths - 2)
-    return Split(
-        train=train,
-        valid=Holdout(train, shown.tail(lengths - 2)),
-        test=Holdout(shown, whole.tail(lengths - 1)),
-        protocol="leave-last",
-        seed=None,
-        dropped_users=log.n_users - len(kept),
-        leaks="A user's own future is hidden, but other users' later interactions are learned from: item trends leak.",
-    )
+    return cuts.leave_last(sequences.lengths()).of(sequences)
 
 
 def by_time(log: Interactions, ratio: Ratio = (8, 1, 1)) -> Split:
@@ -229,19 +188,18 @@ def _of_parts(log: Interactions, part: IntArray, protocol: str, leaks: str) -> S
     )
 
 
-def with_valid(split: Split) -> Split:
+def with_valid(split: Split | StreamedSplit) -> Split:
     """The split whose test histories are the training and the validation part, in time order.
 
     Raises:
         BadSetting: the protocol has no part of the test's users that is validated on and not shown.
     """
-    test = split.test
-    if split.protocol not in MASKING or test.seen is None:
+    if isinstance(split, StreamedSplit) or split.protocol not in MASKING or split.test.seen is None:
         raise BadSetting(
             f"train+valid is an input of the splits {' and '.join(MASKING)}; this one is {split.protocol}, where the "
             "test's history is fixed"
         )
-    return replace(split, test=replace(test, history=test.seen))
+    return replace(split, test=replace(split.test, history=split.test.seen))
 
 
 def _count_before(log: Interactions, time: int) -> IntArray:

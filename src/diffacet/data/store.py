@@ -4,21 +4,29 @@
     items.parquet          item_id, maybe title and categories; row n is item n + 1
     dataset.json           format, fingerprint, times, maybe parts, provenance, statistics
 
-A directory without dataset.json, which others made, opens too; see `open`.
+One whose log is partitioned by user, see `partitions`, opens as well, and so does a directory without dataset.json,
+which others made; see `open`.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import polars as pl
 
 from diffacet import files
+from diffacet.data import about as telling
+from diffacet.data.about import ABOUT, ITEMS
+from diffacet.data.ids import Ids
 from diffacet.data.interactions import PARTS, Interactions, Times
+from diffacet.data.partitions import MANIFEST, Partitions
 from diffacet.errors import BadLog
 
-FORMAT = 1
-LOG, ITEMS, ABOUT = "interactions.parquet", "items.parquet", "dataset.json"
+__all__ = ["ABOUT", "FORMAT", "ITEMS", "LOG", "Dataset", "fingerprint", "open", "there", "write"]
+
+FORMAT = telling.SINGLE
+LOG = "interactions.parquet"
 VALID_NAMES = dict.fromkeys(("val", "validation", "dev"), "valid")
 """What others call the part that validates."""
 
@@ -30,16 +38,65 @@ class Dataset:
     Attributes:
         path: the directory.
         name: its name.
-        log: its interactions.
-        fingerprint: 16 hex digits of the log's content, see `fingerprint`.
+        source: its interactions, or its partitions, of which no row was read.
+        fingerprint: 16 hex digits of the log's content, see `fingerprint`; of partitions see `write_about`.
         provenance: where it came from, as its writer told; None for a directory that others made.
     """
 
     path: Path
     name: str
-    log: Interactions
+    source: Interactions | Partitions
     fingerprint: str
     provenance: dict[str, Any] | None
+
+    @cached_property
+    def log(self) -> Interactions:
+        """Its interactions; those of partitions are read, all of them, when they are first asked for."""
+        return self.source.log() if isinstance(self.source, Partitions) else self.source
+
+    @property
+    def partitions(self) -> Partitions | None:
+        """Its partitions; None where it has none."""
+        return self.source if isinstance(self.source, Partitions) else None
+
+    @property
+    def n_users(self) -> int:
+        """U; each has at least one interaction."""
+        return self.source.n_users
+
+    @property
+    def n_items(self) -> int:
+        """N, the size of the catalogue."""
+        return self.source.n_items
+
+    @property
+    def items(self) -> Ids:
+        """The items' ids, by number: the catalogue."""
+        return self.source.items() if isinstance(self.source, Partitions) else self.source.items
+
+    @property
+    def titles(self) -> pl.Series | None:
+        """(N,) Utf8 by item number, row 0 being item 1; or None."""
+        return self.source.titles
+
+    @property
+    def categories(self) -> pl.Series | None:
+        """(N,) List[Utf8] by item number, never null, maybe empty; or None."""
+        return self.source.categories
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether the log carries its own split; partitions hold none."""
+        return not isinstance(self.source, Partitions) and self.source.has_parts
+
+    @property
+    def parts_divide_users(self) -> bool:
+        """Whether the log carries its own split, and each user's interactions are all in one part of it."""
+        return not isinstance(self.source, Partitions) and self.source.parts_divide_users
+
+    def statistics(self) -> dict[str, Any]:
+        """Plain numbers that describe the log, see `Interactions.statistics`; those of partitions are kept."""
+        return self.source.statistics if isinstance(self.source, Partitions) else self.source.statistics()
 
 
 def fingerprint(log: Interactions) -> str:
@@ -98,6 +155,11 @@ def write(log: Interactions, out: Path, provenance: dict[str, Any]) -> None:
         raise BadLog(f"{out} cannot be written ({error}); nothing is left of it") from error
 
 
+def there(path: Path) -> bool:
+    """Whether the directory `path` looks like a data directory: it has a table of interactions, or partitions."""
+    return (path / LOG).is_file() or ((path / ABOUT).is_file() and (path / MANIFEST).is_file())
+
+
 def open(path: Path, *, parts: bool = False) -> Dataset:  # noqa: A001
     """The data set in the directory `path`: one that `write` made, or one that others made.
 
@@ -119,10 +181,13 @@ def open(path: Path, *, parts: bool = False) -> Dataset:  # noqa: A001
     path = Path(path)
     if not path.is_dir():
         raise BadLog(f"{path} is not a directory; a data directory holds {LOG}, and `diffacet import` makes one")
+    about = telling.read(path / ABOUT) if (path / ABOUT).exists() else None
+    if about and about["format"] == telling.PARTITIONED:
+        partitions = Partitions.open(path)
+        return Dataset(path, path.resolve().name, partitions, partitions.fingerprint, partitions.provenance)
     if not (path / LOG).is_file():
         found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
         raise BadLog(f"{path} holds no {LOG} (but {found}); `diffacet import` makes a data directory from a raw log")
-    about = _about(path / ABOUT) if (path / ABOUT).exists() else None
     known = bool(about.get("parts")) if about else parts
     frame, positions = _read_log(path / LOG, known)
     known = known and (about is not None or "part" in frame.columns)
@@ -139,22 +204,6 @@ def open(path: Path, *, parts: bool = False) -> Dataset:  # noqa: A001
             f"{about['fingerprint']}; import it again, or remove {ABOUT} to open it as it is"
         )
     return Dataset(path, path.resolve().name, log, found, about["provenance"] if about else None)
-
-
-def _about(path: Path) -> dict[str, Any]:
-    """The content of dataset.json; raises BadLog when it is not one of ours or of another format."""
-    try:
-        about = files.read_json(path)
-    except (OSError, ValueError) as error:
-        raise BadLog(f"{path} cannot be read ({error}); import the data again") from error
-    missing = [key for key in ("format", "fingerprint", "times", "provenance") if key not in about]
-    if missing:
-        raise BadLog(f"{path} has no {missing[0]!r}, so it is not of this library; remove it, or import the data again")
-    if about["format"] != FORMAT:
-        raise BadLog(f"{path} has format {about['format']!r}, and this version reads {FORMAT}; import the data again")
-    if about["times"] not in get_args(Times):
-        raise BadLog(f"{path} says that times are {about['times']!r}; they are {' or '.join(get_args(Times))}")
-    return about
 
 
 def _read_log(path: Path, parts: bool) -> tuple[pl.DataFrame, bool]:
@@ -174,5 +223,4 @@ def _read(path: Path, *columns: str) -> pl.DataFrame:
         wanted = [name for name in columns if name in there]
         return pl.read_parquet(path, columns=wanted if columns[0] in there else None)
     except (OSError, pl.exceptions.PolarsError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadLog(f"{path} cannot be read as Parquet ({reason})") from error
+        raise telling.unreadable(path, error) from error

@@ -4,6 +4,7 @@ The published protocol of matching (ComiRec's and REMI's codes): no epochs; ever
 users, for each one target position, and negatives that all rows share. Batch s depends on (seed, s) only.
 That of next items (DreamRec's and DimeRec's): every pair of a history and its next item once an epoch.
 `PositionBatch` takes every position of a window as a target at once (SASRec; facet).
+With sampling="blocks" every user comes once an epoch, read piece by piece: see `user_blocks`.
 Collaborative models go over their rows in epochs: `ProfileBatch` over users, `PairBatch` over interactions, each
 epoch in a fresh order that depends on (seed, epoch) only.
 """
@@ -11,7 +12,7 @@ epoch in a fresh order that depends on (seed, epoch) only.
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,21 +21,29 @@ from numpy.typing import NDArray
 
 from diffacet import seeds
 from diffacet.core.batch import Batch, Histories, PairBatch, PositionBatch, ProfileBatch, SequenceBatch
-from diffacet.core.contract import Card, Facts, Training
+from diffacet.core.contract import Card, Facts, StreamedFacts, Training
 from diffacet.data.sequences import Sequences
+from diffacet.data.user_ranges import Beginnings, InMemory
 from diffacet.errors import BadLog, BadSetting
-from diffacet.learn import negatives
+from diffacet.learn import negatives, user_blocks
+from diffacet.learn.user_blocks import UserBlocks
 
 IntArray = NDArray[np.int64]
 
 
 def facts(
-    train: Sequences, n_items: int, training: Training, n_users: int | None = None, clusters: IntArray | None = None
+    train: Sequences | Beginnings,
+    n_items: int,
+    training: Training,
+    n_users: int | None = None,
+    clusters: IntArray | None = None,
 ) -> Facts:
     """What a model's constructor may know of the training sequences.
 
     n_users: users of the log, None: those of `train`; clusters: see `Facts`.
     """
+    if isinstance(train, Beginnings):
+        return StreamedFacts(n_items, training.length, n_users=len(train.counts) if n_users is None else n_users)
     users = int(train.users.max(initial=-1)) + 1 if n_users is None else n_users
     groups = np.zeros(0, np.int64) if clusters is None else clusters
     return Facts(n_items, training.length, train.items, train.offsets, train.users, users, groups)
@@ -50,12 +59,14 @@ def form(card: Card, training: Training) -> type[Batch]:
     return wanted
 
 
-def epoch_steps(train: Sequences, training: Training, batch_type: type[Any] = SequenceBatch) -> int:
+def epoch_steps(train: Sequences | Beginnings, training: Training, batch_type: type[Any] = SequenceBatch) -> int:
     """Steps in which every training row is seen once: interactions for PairBatch, users for all others.
 
     Pairs of a history and its target for SequenceBatch with sampling="epochs".
     """
-    if batch_type is PairBatch:
+    if isinstance(train, Beginnings):
+        rows = int((train.counts >= 2).sum())
+    elif batch_type is PairBatch:
         rows = len(train.items)
     elif batch_type is SequenceBatch and training.sampling == "epochs":
         lengths = train.lengths()
@@ -74,6 +85,15 @@ def in_steps(training: Training, epoch: int) -> Training:
     return replace(training, max_steps=steps, validate_every=every, max_epochs=None, validate_epochs=None)
 
 
+def check_sampling(training: Training, batch_type: type[Any]) -> None:
+    """Raise BadSetting when users are to be read in blocks, and the model is not trained on windows of them."""
+    if training.sampling == "blocks" and batch_type not in (SequenceBatch, PositionBatch):
+        raise BadSetting(
+            "sampling=blocks is for models that learn from windows of a user's history, such as dmi or sasrec; this "
+            "one learns from whole rows: set sampling=drawn"
+        )
+
+
 def check_length(training: Training, batch_type: type[Any]) -> None:
     """Raise BadSetting when a model that is trained on windows is asked to read whole histories."""
     if not training.length and training.max_steps and batch_type not in (ProfileBatch, PairBatch):
@@ -81,12 +101,13 @@ def check_length(training: Training, batch_type: type[Any]) -> None:
 
 
 def batch_at(
-    train: Sequences, n_items: int, training: Training, batch_type: type[Any] = SequenceBatch
+    train: Sequences | Beginnings, n_items: int, training: Training, batch_type: type[Any] = SequenceBatch
 ) -> Callable[[int], Any]:
     """Step -> the batch of that step, on the CPU.
 
     B distinct users uniformly (all of them if there are fewer); with sampling="epochs" the next B of the epoch's order,
-    for SequenceBatch the next B pairs of a history and its target, from position first_target on.
+    for SequenceBatch the next B pairs of a history and its target, from position first_target on; with "blocks" the
+    next B users of the order of `user_blocks`, where the sequences need not be in memory.
     SequenceBatch: one target position k for each, uniform in {first_target, ..., len - 1}, or in {len - 1} for a
     shorter sequence; history = the L items before k.
     PositionBatch: a window of L + 1 items, the whole sequence or one that ends at a uniform position; each of its
@@ -97,15 +118,15 @@ def batch_at(
 
     Raises:
         BadLog: when no training sequence has two items, or for the last two when there is nothing to learn from.
-        BadSetting: when more distinct negatives are asked for than there are items, or `length` is 0, which
-            only ProfileBatch and PairBatch take.
+        BadSetting: when more distinct negatives are asked for than there are items, `length` is 0, which only
+            ProfileBatch and PairBatch take, or sampling is "blocks", which these do not take.
     """
-    if batch_type is ProfileBatch:
+    check_sampling(training, batch_type)
+    if isinstance(train, Sequences) and batch_type is ProfileBatch:
         return _profiles(train, training)
-    if batch_type is PairBatch:
+    if isinstance(train, Sequences) and batch_type is PairBatch:
         return _pairs(train, n_items, training)
     check_length(training, batch_type)
-    lengths = train.lengths()
     if training.unique_negatives and training.negatives > n_items:
         raise BadSetting(f"negatives lies in 0..{n_items} with unique_negatives=true; got {training.negatives}")
     if training.own_negatives and (training.correction or not training.negatives):
@@ -113,36 +134,72 @@ def batch_at(
             f"own_negatives=true takes negatives >= 1 and correction=false; got negatives={training.negatives} and "
             f"correction={str(training.correction).lower()}; for a full softmax set own_negatives=false as well"
         )
-    eligible = np.flatnonzero(lengths >= 2)
-    if not len(eligible):
-        raise BadLog("no training sequence has two items, so there is no next item to learn; lower the filters")
-    others = None
-    if training.own_negatives:
-        met = negatives.Met(train, n_items)
-        others = partial(met.others_of, count=training.negatives)
-        eligible = eligible[met.lacking(train.users[eligible])]
-        if not len(eligible):
-            raise BadLog("every training user has met every item, so nobody has a negative; own_negatives=false")
+    if isinstance(train, Beginnings) or training.sampling == "blocks":
+        chosen, others = _blocks(train, n_items, training)
+    else:
+        chosen, others = _in_memory(train, n_items, training, batch_type)
     cut = _positions if batch_type is PositionBatch else _targets
-    chosen = (_epochs if training.sampling == "epochs" else _drawn)(train, eligible, training, batch_type)
 
     def batch(step: int) -> Any:
         rng = seeds.stream(training.seed, "batch", step)
-        rows, position = chosen(step, rng)
-        parts, target = cut(train, rows, position, training, rng)
+        sequences, rows, position = chosen(step, rng)
+        parts, target = cut(sequences, rows, position, training, rng)
         if others is None:
             extra = negatives.shared(rng, target, n_items, training)
         else:
             row = parts.get("row")
-            users = train.users[rows if row is None else rows[row.numpy()]]
-            extra = {"negatives": torch.from_numpy(others(rng, users))}
+            own = others(rng, sequences, rows if row is None else rows[row.numpy()])
+            extra = {"negatives": torch.from_numpy(own)}
+        if sequences is not train:
+            # Where a batch has sequences of its own, their rows tell nobody apart.
+            parts["history"] = replace(parts["history"], case=parts["history"].users)
         return batch_type(**parts, target=torch.from_numpy(target), step=step, **extra)
 
     return batch
 
 
-Chosen = Callable[[int, np.random.Generator], tuple[IntArray, IntArray | None]]
-"""(step, rng) -> the rows of a batch (B,), and the target's position in each, or None for a random one."""
+Chosen = Callable[[int, np.random.Generator], tuple[Sequences, IntArray, IntArray | None]]
+"""(step, rng) -> sequences, the rows of a batch in them (B,), and the target's position in each, None: a random one."""
+Others = Callable[[np.random.Generator, Sequences, IntArray], IntArray] | None
+"""(rng, sequences, rows (n,)) -> items (n, M) that the users of the rows have not met; None: negatives are shared."""
+
+
+def _in_memory(train: Sequences, n_items: int, training: Training, batch_type: type[Any]) -> tuple[Chosen, Others]:
+    """Rows of all training sequences."""
+    eligible, others = np.flatnonzero(train.lengths() >= 2), None
+    if not len(eligible):
+        raise BadLog("no training sequence has two items, so there is no next item to learn; lower the filters")
+    if training.own_negatives:
+        met = negatives.Met(train, n_items)
+        eligible = eligible[met.lacking(train.users[eligible])]
+        if not len(eligible):
+            raise BadLog("every training user has met every item, so nobody has a negative; own_negatives=false")
+
+        def others(rng: np.random.Generator, sequences: Sequences, rows: IntArray) -> IntArray:
+            return met.others_of(rng, sequences.users[rows], training.negatives)
+
+    chosen = _epochs if training.sampling == "epochs" else _drawn
+    return chosen(train, eligible, training, batch_type), others
+
+
+def _blocks(train: Sequences | Beginnings, n_items: int, training: Training) -> tuple[Chosen, Others]:
+    """The users of a step in sequences of their own; with own negatives those of N and more items are left out."""
+    streamed = Beginnings(InMemory(train), train.lengths()) if isinstance(train, Sequences) else train
+    own = training.own_negatives
+    most = n_items - 1 if own else None
+    sizes = {"block": user_blocks.BLOCK, "blocks": user_blocks.BLOCKS}
+    users = UserBlocks(streamed, training.batch_size, training.seed, most=most, **sizes)
+
+    def others(rng: np.random.Generator, sequences: Sequences, rows: IntArray) -> IntArray:
+        apart = replace(sequences, users=np.arange(len(sequences)))  # so that nothing is as long as all users are many
+        return negatives.Met(apart, n_items).others_of(rng, rows, training.negatives)
+
+    def chosen(step: int, rng: np.random.Generator) -> tuple[Sequences, IntArray, IntArray | None]:
+        del rng
+        sequences = users.at(step)
+        return sequences, np.arange(len(sequences)), None
+
+    return chosen, others if own else None
 
 
 def _first(lengths: IntArray, training: Training) -> IntArray:
@@ -152,12 +209,12 @@ def _first(lengths: IntArray, training: Training) -> IntArray:
 
 def _drawn(train: Sequences, eligible: IntArray, training: Training, batch_type: type[Any]) -> Chosen:
     """B distinct users uniformly, all of them if there are fewer."""
-    del train, batch_type
+    del batch_type
     size = min(training.batch_size, len(eligible))
 
-    def chosen(step: int, rng: np.random.Generator) -> tuple[IntArray, IntArray | None]:
+    def chosen(step: int, rng: np.random.Generator) -> tuple[Sequences, IntArray, IntArray | None]:
         del step
-        return eligible[rng.choice(len(eligible), size, replace=False, shuffle=False)], None
+        return train, eligible[rng.choice(len(eligible), size, replace=False, shuffle=False)], None
 
     return chosen
 
@@ -172,10 +229,10 @@ def _epochs(train: Sequences, eligible: IntArray, training: Training, batch_type
         position = np.arange(len(rows)) + np.repeat(first - before, lengths - first)
     places = _order(training, len(rows))
 
-    def chosen(step: int, rng: np.random.Generator) -> tuple[IntArray, IntArray | None]:
+    def chosen(step: int, rng: np.random.Generator) -> tuple[Sequences, IntArray, IntArray | None]:
         del rng
         mine, _ = places(step)
-        return rows[mine], None if position is None else position[mine]
+        return train, rows[mine], None if position is None else position[mine]
 
     return chosen
 

@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from diffacet import seeds
 from diffacet.core.batch import Batch
 from diffacet.core.contract import Diagnosed, Trained, Training
+from diffacet.core.draws import widened
+from diffacet.core.world import World, current, dealt, entered
 from diffacet.errors import BadRun, BadSetting, nearest
 from diffacet.learn.checkpoint import Checkpoints, Progress, Record, Trail
 from diffacet.learn.optim import Optimizer
+from diffacet.learn.sharing import Share, share, table_size
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ def fit(
     validate: Callable[[nn.Module], dict[str, float]],
     checkpoints: Checkpoints,
     watch: Callable[[Moment], None] | None = None,
+    world: World | None = None,
 ) -> Trail:
     """Train `model` in place from its last checkpoint on, and return the trail of validations.
 
@@ -52,12 +56,32 @@ def fit(
     run equals an unbroken one bit for bit, and validation disturbs nothing. The last checkpoint is that of the
     newest validation, or with `training.save_every` of a later step.
 
+    With `world` all its processes call this at once, each with the same arguments and its own part of a model that was
+    built inside `core.world.entered(world)`. `batch_at` gives the whole batch in each of them. `validate` is called
+    inside the world, and what it gives in process 0 counts; `watch` sees terms that are the whole batch's. Weights
+    are those of one process but for the order of sums in float32.
+
     Raises:
         BadRun: when the loss stops being finite, when a checkpoint cannot be written, or the one there is
             cannot be read.
-        BadSetting: when `training.metric` is not among those that `validate` gives.
+        BadSetting: when `training.metric` is not among those that `validate` gives; with `world`, when the model is
+            trained by one process only.
     """
+    with entered(world or current()):
+        return _fit(model, batch_at, training, validate, checkpoints, watch)
+
+
+def _fit(
+    model: nn.Module,
+    batch_at: Callable[[int], Batch],
+    training: Training,
+    validate: Callable[[nn.Module], dict[str, float]],
+    checkpoints: Checkpoints,
+    watch: Callable[[Moment], None] | None,
+) -> Trail:
+    """See `fit`, in the world that was entered."""
     device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
+    share_at = _shares(model, batch_at)
     optimizer = Optimizer(model, training)
     trail = checkpoints.resume(model, optimizer, training.metric)
     progress = trail.progress
@@ -72,19 +96,20 @@ def fit(
 
     sums = {name: total.to(device) for name, total in progress.sums.items()}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        for step, batch in _ahead(batch_at, progress.step, training.max_steps, device):
+        for step, share in _ahead(share_at, progress.step, training.max_steps, device):
             torch.manual_seed(seeds.number(training.seed, "model", step))
-            with torch.autocast("cuda", torch.bfloat16, enabled=_mixed(training, device)):
-                terms = model.train().loss(batch)
-            optimizer.step(torch.stack(list(terms.values())).sum(), rate(training, step))
-            terms = {name: term.detach() for name, term in terms.items()}
+            with dealt(share.part), widened(share.part), _autocast(training, device):
+                terms = share.counted(model.train().loss(share.own))
+            told = torch.stack([term.detach() for term in terms.values()])
+            optimizer.step(torch.stack(list(terms.values())).sum(), rate(training, step), [told])
+            terms = dict(zip(terms, told.unbind(), strict=True))
             sums = {name: sums.get(name, 0.0) + term for name, term in terms.items()}
             done = step + 1
             record: Record | None = None
             if done % training.validate_every == 0 or done == training.max_steps:
                 means = _means(sums, done, trail, training)
                 metrics = _validated(model, training, validate)
-                record = Record(done, metrics, means, _gauges(model, batch), time.perf_counter() - clock)
+                record = Record(done, metrics, means, _gauges(model, share.whole, device), time.perf_counter() - clock)
                 _keep(record, model, optimizer, trail, checkpoints)
                 sums = {}
             elif training.save_every is not None and done % training.save_every == 0:
@@ -114,8 +139,18 @@ def rate(training: Training, step: int) -> float:
     return training.lr * min(1.0, left / falling) if falling else training.lr
 
 
-def _mixed(training: Training, device: torch.device) -> bool:
-    return training.precision == "bfloat16" and device.type == "cuda"
+def _autocast(training: Training, device: torch.device) -> torch.autocast:
+    mixed = training.precision == "bfloat16" and device.type == "cuda"
+    return torch.autocast("cuda", torch.bfloat16, enabled=mixed)
+
+
+def _shares(model: nn.Module, batch_at: Callable[[int], Batch]) -> Callable[[int], Share]:
+    """Step -> this process's share of its batch, which is all of it for a process that is alone."""
+    here = current()
+    if here is None:
+        return lambda step: Share(batch := batch_at(step), batch)
+    n_items = table_size(model, here)
+    return lambda step: share(batch_at(step), here, n_items)
 
 
 def _validated(
@@ -123,6 +158,9 @@ def _validated(
 ) -> dict[str, float]:
     with torch.inference_mode():
         metrics = validate(model.eval())
+    here = current()
+    if here is not None:  # what stops a training must not differ by a bit
+        metrics = dict(zip(metrics, here.from_first(list(metrics.values())), strict=True))
     if training.metric not in metrics:
         raise BadSetting(
             f"validation gives no metric '{training.metric}'{nearest(training.metric, metrics) or '.'} "
@@ -131,11 +169,12 @@ def _validated(
     return metrics
 
 
-def _gauges(model: nn.Module, batch: Batch) -> dict[str, float]:
+def _gauges(model: nn.Module, batch: Batch, device: torch.device) -> dict[str, float]:
+    """What the model reports on itself; of the whole batch in every process that shares it."""
     if not isinstance(model, Diagnosed):
         return {}
     with torch.inference_mode():
-        return {name: value.item() for name, value in model.eval().diagnose(batch).items()}
+        return {name: value.item() for name, value in model.eval().diagnose(batch.to(device)).items()}
 
 
 def _keep(record: Record, model: nn.Module, optimizer: Optimizer, trail: Trail, checkpoints: Checkpoints) -> None:
@@ -145,16 +184,16 @@ def _keep(record: Record, model: nn.Module, optimizer: Optimizer, trail: Trail, 
 
 
 def _ahead(
-    batch_at: Callable[[int], Batch], start: int, stop: int, device: torch.device
-) -> Iterator[tuple[int, Batch]]:
-    """(step, batch on `device`) for each step, the next one being cut while the loop computes."""
+    share_at: Callable[[int], Share], start: int, stop: int, device: torch.device
+) -> Iterator[tuple[int, Share]]:
+    """(step, share on `device`) for each step, the next one being cut while the loop computes."""
     with ThreadPoolExecutor(1, "batches") as worker:
-        following = worker.submit(batch_at, start)
+        following = worker.submit(share_at, start)
         for step in range(start, stop):
-            batch = following.result()
+            share = following.result()
             if step + 1 < stop:
-                following = worker.submit(batch_at, step + 1)
-            yield step, batch.to(device)
+                following = worker.submit(share_at, step + 1)
+            yield step, share.to(device)
 
 
 @contextlib.contextmanager

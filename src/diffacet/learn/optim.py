@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffacet.core import layers, world
 from diffacet.core.contract import Pace, Paced, Training
-from diffacet.core.layers import ItemTable
+from diffacet.core.world import World
 
 LARGE_CATALOGUE = 100_000
 """Items from which `item_updates="auto"` means row-sparse: a dense step at a million items takes seconds."""
@@ -56,14 +57,16 @@ class Optimizer:
         """Dense Adam, fused, on everything but the item tables that `training.item_updates` makes row-sparse.
 
         With weight decay it is AdamW; `training.optimizer` may ask for Adamax, and the model (`Paced`) for groups
-        of its own.
+        of its own. A table that processes share has its state shared alike.
         """
+        self.world = world.current()
         self.model, self.lr, self.clip = model, training.lr, training.clip
-        tables = [module for module in model.modules() if isinstance(module, ItemTable)]
+        tables = layers.tables(model)
         for table in tables:
-            large = len(table.weight) - 1 >= LARGE_CATALOGUE
+            large = table.n_items >= LARGE_CATALOGUE
             table.sparse = training.item_updates == "row-sparse" or (training.item_updates == "auto" and large)
         self.rows = [RowAdam(table.weight, training.lr) for table in tables if table.sparse]
+        self.shared = {id(table.weight) for table in tables if table.world is not None}
         paces = model.paces() if isinstance(model, Paced) else ()
         apart = {id(row.weight) for row in self.rows}
         self.clipped = [parameter for parameter in model.parameters() if id(parameter) not in apart]
@@ -71,17 +74,21 @@ class Optimizer:
         self.dense = _adam(groups, training) if groups else None
         self.plain = [_sgd(model, pace, training) for pace in paces if pace.optimizer == "sgd"]
 
-    def step(self, gradient_of: Tensor, lr: float) -> None:
+    def step(self, gradient_of: Tensor, lr: float, also: Sequence[Tensor] = ()) -> None:
         """Back-propagate the scalar `gradient_of` and move every parameter once, at learning rate `lr`.
 
         With `training.clip` the gradients of all parameters but the row-sparse tables are first made smaller, together,
         until their norm is no larger; the tables keep theirs and do not count for the norm.
+        Where processes train together the gradient is that of the sum of their scalars; each of `also` is summed over
+        them in place, too.
         """
         for parameter in self.model.parameters():
             parameter.grad = None
         gradient_of.backward()  # type: ignore[no-untyped-call]
+        if self.world is not None:
+            self._add_up(self.world, also)
         if self.clip is not None:
-            nn.utils.clip_grad_norm_(self.clipped, self.clip)
+            self._clip(self.clip)
         for optimizer in ([] if self.dense is None else [self.dense]) + self.plain:
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["rate"]
@@ -89,6 +96,39 @@ class Optimizer:
         for row in self.rows:
             row.lr = lr
             row.step()
+
+    def _add_up(self, sharing: World, also: Sequence[Tensor]) -> None:
+        """Sum over processes the gradients of what every one of them has; those of shared tables are complete."""
+        everywhere = [parameter for parameter in self.model.parameters() if id(parameter) not in self.shared]
+        there = [parameter.grad is not None for parameter in everywhere]
+        count = torch.tensor(there, dtype=torch.float32, device=sharing.device)
+        for parameter in everywhere:
+            if parameter.grad is None:  # a part of a batch without rows may have come by it
+                parameter.grad = torch.zeros_like(parameter)
+        sharing.add_up([count, *also, *(parameter.grad for parameter in everywhere if parameter.grad is not None)])
+        for parameter, holders in zip(everywhere, count.tolist(), strict=True):
+            if not holders:
+                parameter.grad = None
+
+    def _clip(self, most: float) -> None:
+        if self.world is None:
+            nn.utils.clip_grad_norm_(self.clipped, most)
+            return
+        kinds: tuple[list[Tensor], list[Tensor]] = [], []
+        for parameter in self.clipped:
+            if parameter.grad is not None:
+                kinds[id(parameter) in self.shared].append(parameter.grad)
+        everywhere, own = (nn.utils.get_total_norm(kind).square().to(self.world.device) for kind in kinds)
+        self.world.add_up([own])
+        nn.utils.clip_grads_with_norm_(self.clipped, most, (everywhere + own).sqrt())
+
+    def shares(self, name: str) -> bool:
+        """Whether the tensor of `state` called `name` has a row for each of a table's that processes share."""
+        kind, number, key = name.split(".")
+        moved = [row.weight for row in self.rows]
+        if kind == "dense" and self.dense is not None:
+            moved = [parameter for group in self.dense.param_groups for parameter in group["params"]]
+        return key != "step" and id(moved[int(number)]) in self.shared if int(number) < len(moved) else False
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that a resumed run needs, flat."""

@@ -78,5 +78,6 @@ CARDS = [
             "dimerec-table-long": Preset(ComiRecSAConfig(), protocols.NEXT_ITEM_LONG, "the same; histories of 70"),
             "best": Preset(ComiRecSAConfig(item_dropout=0.2), protocols.BEST, "as REMI's"),
         },
+        workers=True,
     ),
 ]

@@ -102,5 +102,6 @@ CARDS = [
                 "as REMI's, with ComiRec's learning rate",
             ),
         },
+        workers=True,
     ),
 ]

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from diffacet import seeds
-from diffacet.core import diffusion, objectives, protocols
+from diffacet.core import diffusion, draws, objectives, protocols
 from diffacet.core.batch import Histories, SequenceBatch
 from diffacet.core.contract import INFERENCE, STRICT, Card, Facts, Preset, Search
 from diffacet.core.denoisers import GuidedMLP
@@ -178,7 +178,8 @@ class DimeRec(nn.Module):
         c = self.config
         clean = target if c.forward == "euclidean" else unit(target)
         shape = (c.steps, *clean.shape) if c.forward == "walk" else clean.shape
-        noise = torch.randn(shape, device=clean.device, dtype=clean.dtype)
+        with draws.along(int(c.forward == "walk")):
+            noise = torch.randn(shape, device=clean.device, dtype=clean.dtype)
         noisy = diffusion.noised(clean, t, noise, self.schedule, c.forward, c.tangent_noise)
         read = self.denoiser.read(guidance.detach() if c.detach_guidance else guidance)
         rebuilt = self.denoiser(noisy, t, read)
@@ -188,7 +189,7 @@ class DimeRec(nn.Module):
         """Cosine of the estimate with the target at the first, middle and last step, and of the guidance; lengths."""
         c, (embedded, target, _) = self.config, self._vectors(batch)
         guidance, there = self.gem(embedded, batch.history.mask)
-        told = {"item_norm": self.items.weight[1:].norm(dim=-1).mean()}
+        told = {"item_norm": self.items.summed(self.items.weight[1:].norm(dim=-1).sum()) / self.items.n_items}
         told["guidance_cosine"] = (unit(readout(guidance, there, target)) * unit(target)).sum(-1).mean()
         for name, step in (("first", 1), ("middle", (c.steps + 1) // 2), ("last", c.steps)):
             clean, rebuilt = self._rebuild(guidance, target, torch.full_like(batch.target, step))
@@ -285,5 +286,6 @@ CARDS = [
             ),
         },
         search=protocols.NEXT_ITEM_SEARCH,
+        workers=True,
     ),
 ]

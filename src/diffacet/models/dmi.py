@@ -248,5 +248,6 @@ CARDS = [
             ),
             "best": Preset(DMIConfig(item_dropout=0.2), protocols.BEST, "chosen on validation of Amazon Beauty"),
         },
+        workers=True,
     ),
 ]

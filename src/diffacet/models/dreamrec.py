@@ -184,10 +184,11 @@ class DreamRec(nn.Module):
         del batch
         norm = self.items.weight[1:].norm(dim=-1, keepdim=True)
         unit = self.items.weight[1:] / norm.clamp(min=1e-12)
-        pairs = max(len(unit) * (len(unit) - 1), 1)
+        n, summed = self.items.n_items, self.items.summed
+        pairs = max(n * (n - 1), 1)
         # The sum over pairs of <u_i, u_j> without the pairs.
-        cosine = (unit.sum(0).square().sum() - unit.square().sum()) / pairs
-        return {"item_norm": norm.mean(), "item_cosine": cosine}
+        cosine = (summed(unit.sum(0)).square().sum() - summed(unit.square().sum())) / pairs
+        return {"item_norm": summed(norm.sum()) / n, "item_cosine": cosine}
 
 
 class _Drawn:
@@ -233,5 +234,6 @@ CARDS = [
             "best": Preset(DreamRecConfig(), _CODE, "as paper"),
         },
         search={"lr": Search(1e-4, 5e-3, log=True), "negatives": None},
+        workers=True,
     ),
 ]

@@ -245,5 +245,6 @@ CARDS = [
                 "for long sequences: chosen on validation of Gowalla, one split",
             ),
         },
+        workers=True,
     ),
 ]

@@ -151,5 +151,6 @@ CARDS = [
             "best": Preset(GRU4RecConfig(item_dropout=0.2), protocols.BEST, "as REMI's"),
         },
         also=(PositionBatch,),
+        workers=True,
     ),
 ]

@@ -100,5 +100,6 @@ CARDS = [
             "dimerec-table-long": Preset(MINDConfig(), protocols.NEXT_ITEM_LONG, "the same; histories of 70"),
             "best": Preset(MINDConfig(item_dropout=0.2), protocols.BEST, "as REMI's"),
         },
+        workers=True,
     ),
 ]

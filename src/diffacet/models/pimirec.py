@@ -110,5 +110,6 @@ CARDS = [
             "paper-book": Preset(PIMIRecConfig(), protocols.BOOK, "PIMIRec's code, padding masked; Amazon Book"),
             "best": Preset(PIMIRecConfig(item_dropout=0.2), protocols.BEST, "as REMI's"),
         },
+        workers=True,
     ),
 ]

@@ -103,5 +103,6 @@ CARDS = [
             "paper-book": Preset(Re4Config(), protocols.BOOK, "Re4's code; Amazon Book"),
             "best": Preset(Re4Config(item_dropout=0.2), protocols.BEST, "as REMI's"),
         },
+        workers=True,
     ),
 ]

@@ -91,5 +91,6 @@ CARDS = [
             "paper-book": Preset(REMIConfig(hardness=10.0), protocols.BOOK, "REMI's code; Amazon Book"),
             "best": Preset(REMIConfig(item_dropout=0.2), protocols.BEST, "chosen on validation of Amazon Beauty"),
         },
+        workers=True,
     ),
 ]

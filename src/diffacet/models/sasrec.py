@@ -76,9 +76,9 @@ class SASRec(nn.Module):
             scale=c.scale,
         )
         if c.deviation is not None:
-            for weight in (weight for weight in self.parameters() if weight.ndim == 2):
+            self.items.draw(c.deviation)
+            for weight in (weight for weight in self.encoder.parameters() if weight.ndim == 2):
                 nn.init.normal_(weight, std=c.deviation)
-            nn.init.zeros_(self.items.weight[0])
 
     def loss(self, batch: PositionBatch | SequenceBatch) -> dict[str, Tensor]:
         """The next item from the state before it: at every position of a window, or at the end of a history."""
@@ -142,5 +142,6 @@ CARDS = [
         batch=PositionBatch,
         also=(SequenceBatch,),
         search=protocols.NEXT_ITEM_SEARCH,
+        workers=True,
     ),
 ]

@@ -81,5 +81,6 @@ CARDS = [
             "paper-book": Preset(YDNNConfig(), protocols.BOOK, "REMI's code; Amazon Book"),
             "best": Preset(YDNNConfig(item_dropout=0.2), protocols.BEST, "as REMI's"),
         },
+        workers=True,
     ),
 ]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -16,10 +17,11 @@ from diffacet.core.contract import Matcher, Scorer
 from diffacet.data.sequences import IntArray
 from diffacet.data.splits import Holdout
 from diffacet.errors import BadRun, BadSetting
-from diffacet.rank import exposure
+from diffacet.rank import exposure, sharded
 from diffacet.rank.categories import ItemCategories, kinds_random, measure
 from diffacet.rank.metrics import COLLABORATIVE, METRICS, check_single_target, match_rows
-from diffacet.rank.ranking import BUDGET, Ranked, top_k, top_k_scores
+from diffacet.rank.ranking import BUDGET, Ranked, top_k_scores
+from diffacet.rank.sharded import top_k
 
 BATCH = 256  # a divisor of the 1,024 cases for which inference noise is drawn at once
 FloatArray = NDArray[np.float64]
@@ -172,7 +174,7 @@ def per_user(
     lists = _Lists(model, max(ks), categories is not None, budget)
     tally = _Tally(sorted(set(ks)), categories, lists)
     cases = len(holdout.history)
-    with evaluating(model):
+    with evaluating(model), sharded.searchable(model):
         for begin in range(0, cases, size):
             rows = np.arange(begin, min(begin + size, cases))
             exclude = _seen(holdout, rows).to(target) if masks else None
@@ -243,15 +245,11 @@ class _Lists:
     def of(self, history: Histories, exclude: Tensor | None) -> tuple[IntArray, IntArray | None]:
         """The merged lists (B, k) and, when wanted and there are any, those of each interest (B, K, k)."""
         if not isinstance(self.model, Matcher):
-            scores = self.model.scores(history)
-            self.n_items = scores.shape[1] - 1
-            return self._ranked(
-                lambda rows, banned: top_k_scores(scores[rows], self.k, exclude=banned), history, exclude
-            ), None
+            return sharded.by_rows(partial(self._scored, self.model), history, exclude), None
         if self.catalogue is None:
             self.catalogue = self.model.catalogue().float()
-            self.n_items = len(self.catalogue) - 1
-        interests = self.model.interests(history)
+            self.n_items = sharded.catalogue_size(self.catalogue)
+        interests = sharded.interests(self.model, history)
         vectors = self.catalogue
         merged = self._ranked(
             lambda rows, banned: top_k(interests[rows], vectors, self.k, exclude=banned, budget=self.budget),
@@ -264,6 +262,12 @@ class _Lists:
         every = None if exclude is None else exclude.repeat_interleave(K, dim=0)
         lists = top_k(interests.reshape(users * K, 1, d), self.catalogue, self.k, exclude=every, budget=self.budget)
         return merged, lists.items.view(users, K, -1).cpu().numpy()
+
+    def _scored(self, model: Scorer, history: Histories, exclude: Tensor | None) -> IntArray:
+        """The lists (B, k) of a model whose score is no inner product."""
+        scores = model.scores(history)
+        self.n_items = scores.shape[1] - 1
+        return self._ranked(lambda rows, banned: top_k_scores(scores[rows], self.k, exclude=banned), history, exclude)
 
     def _ranked(
         self, rank: Callable[[slice, Tensor | None], Ranked], history: Histories, exclude: Tensor | None

@@ -11,7 +11,20 @@ from typing import Any
 import typer
 
 # Importing a module adds its commands to `app`.
-from diffacet.app.cli import batch, clicks, data, exporting, interests, predict, probe, runs, serving, studies, tune
+from diffacet.app.cli import (
+    batch,
+    clicks,
+    data,
+    exporting,
+    interests,
+    predict,
+    probe,
+    runs,
+    serving,
+    studies,
+    synth,
+    tune,
+)
 from diffacet.app.cli.shell import app
 from diffacet.errors import DiffacetError
 
@@ -29,6 +42,7 @@ __all__ = [
     "runs",
     "serving",
     "studies",
+    "synth",
     "tune",
 ]
 
@@ -53,7 +67,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = INTERRUPTED
     if code == INTERRUPTED:
         again = "the same command with --resume"
-        hints = {"train": again, "candidates": again, "study": again, "tune": again, "demo": "the same command"}
+        hints = {
+            "train": again,
+            "candidates": again,
+            "synth": again,
+            "study": again,
+            "tune": again,
+            "demo": "the same command",
+        }
         hint = f"; {hints[given[0]]} goes on from the last checkpoint" if given and given[0] in hints else ""
         typer.echo(f"diffacet: interrupted{hint}", err=True)
     return int(code)

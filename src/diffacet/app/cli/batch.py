@@ -1,14 +1,20 @@
 """The command candidates: a run's answers for all users of a log at once."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Option
 
+from diffacet.app import engine_options as e
 from diffacet.app import options as o
 from diffacet.app.cli.shell import app, console_of, print_json, tell_next
+
+if TYPE_CHECKING:
+    from diffacet.app.batch_candidates import Engine
 
 Out = Annotated[Path, Option("--out", metavar="FILE", help="The table to make, .parquet; there must be none.")]
 Users = Annotated[
@@ -18,7 +24,12 @@ Users = Annotated[
 Block = Annotated[int, Option(metavar="N", help="Users that are written together; a matter of memory and of --resume.")]
 Resume = Annotated[bool, Option("--resume", help="Go on with what a killed job has left, if it has.")]
 Threads = Annotated[
-    int | None, Option(metavar="N", help="CPU threads; all if not given. A table is bit-equal to another of as many.")
+    int | None,
+    Option(
+        metavar="N",
+        help="CPU threads, of each worker with --engine ray; all if not given, of a worker 1. A table is bit-equal to"
+        " another of as many.",
+    ),
 ]
 
 
@@ -31,6 +42,7 @@ Threads = Annotated[
         "diffacet candidates runs/dmi --data data/shop --out candidates.parquet",
         "diffacet candidates runs/dmi --data data/today --out candidates.parquet --k 200 --users active.txt --resume",
         "diffacet candidates runs/dmi --data data/shop --out quick.parquet --refine-steps 2 --threads 2 --json",
+        "diffacet candidates runs/dmi --data data/shop --out all.parquet --engine ray --workers 2",
     ),
 )
 def candidates(
@@ -48,12 +60,20 @@ def candidates(
     threads: Threads = None,
     block: Block = 8192,
     resume: Resume = False,
+    engine: e.EngineName = e.Engine.LOCAL,
+    address: e.Address = None,
+    workers: e.Workers = None,
     as_json: o.Json = False,
 ) -> None:
     """Run and log to candidates."""
-    from diffacet.app import batch_candidates, progress
+    e.check(engine, address, workers)
+    if engine is e.Engine.RAY and threads is None:
+        threads = 1
+    from diffacet.app import batch_candidates, batch_parts, progress
 
-    with progress.counting(console_of(stderr=True), "users", lines=True) as bar:
+    batch_parts.check(out, resume)
+    counted = progress.counting(console_of(stderr=True), "users", lines=True)
+    with _engine(engine, address, workers, threads) as who, counted as bar:
         told = batch_candidates.write(
             run,
             data,
@@ -66,6 +86,7 @@ def candidates(
             device=device,
             threads=threads,
             resume=resume,
+            engine=who,
             progress=bar,
             tell=lambda line: typer.echo(f"diffacet: {line}", err=True),
         )
@@ -74,6 +95,21 @@ def candidates(
         return
     _show(told)
     tell_next(console_of(), f"diffacet serve {run}")
+
+
+@contextmanager
+def _engine(engine: e.Engine, address: str | None, workers: int | None, threads: int | None) -> "Iterator[Engine]":
+    """Who does the work, for as long as it takes."""
+    if engine is e.Engine.LOCAL:
+        from diffacet.app.batch_candidates import here
+
+        yield here
+        return
+    from diffacet.app.cluster import candidates, connecting
+
+    cpus = None if workers is None else workers * (threads or 1)
+    with connecting.connected(address, cpus=cpus) as cluster:
+        yield candidates.engine(cluster, workers)
 
 
 def _show(told: dict[str, Any]) -> None:

@@ -1,7 +1,15 @@
 """Commands about data and models: import, import-split, split, stats, models."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from diffacet.app import engine_options as e
 from diffacet.app import options as o
 from diffacet.app.cli.shell import app, console_of, print_json, tell_next
+
+if TYPE_CHECKING:
+    from diffacet.app.streaming.driving import Mapped
 
 
 @app.command(
@@ -10,11 +18,13 @@ from diffacet.app.cli.shell import app, console_of, print_json, tell_next
     help=o.described(
         "Read interaction logs of any form into a data directory: ids numbered once, filters applied, provenance and"
         " fingerprint written. Columns are found by their names, or told. Bad rows are refused with file, row and"
-        " value; nothing is written then.",
+        " value; nothing is written then. Raw files of 1 GiB and more are read piece by piece, in memory that their"
+        " length does not change, into partitions of users, which other commands read alike.",
         "diffacet import log.csv --out data/mine",
         "diffacet import day1.csv.gz day2.csv.gz --user customer --item sku --time ts --out data/mine --k-core 5",
         "diffacet import reviews.parquet --rating stars --min-rating 4 --items products.csv --out data/mine",
         "diffacet import ml-1m/ --format movielens --out data/ml-1m",
+        "diffacet import logs/ --partitions 64 --out data/shop",
     ),
 )
 def import_(
@@ -30,29 +40,51 @@ def import_(
     k_core: o.KCore = None,
     duplicates: o.Duplicates = "keep",
     format: o.Format = "auto",  # noqa: A002
+    partitions: o.Partitions = None,
+    engine: e.EngineName = e.Engine.LOCAL,
+    address: e.Address = None,
+    workers: e.Workers = None,
 ) -> None:
     """Raw log to data directory."""
-    from diffacet.app import show
-    from diffacet.app.importing import import_log
+    e.check(engine, address, workers)
+    from diffacet.app import progress, show
+    from diffacet.app.importing import check_out, import_log
 
-    done = import_log(
-        log,
-        out,
-        format=format,
-        user=user,
-        item=item,
-        time=time,
-        rating=rating,
-        items=items,
-        min_rating=min_rating,
-        min_count=min_count,
-        k_core=k_core,
-        duplicates=duplicates,
-    )
+    check_out(out)
+    with _engine(engine, address, workers) as mapped:
+        done = import_log(
+            log,
+            out,
+            format=format,
+            user=user,
+            item=item,
+            time=time,
+            rating=rating,
+            items=items,
+            min_rating=min_rating,
+            min_count=min_count,
+            k_core=k_core,
+            duplicates=duplicates,
+            partitions=partitions,
+            mapped=mapped,
+            watch=lambda what: progress.counting(console_of(stderr=True), what, lines="filtered" not in what),
+        )
     console = console_of()
     show.imported(console, done)
-    model = "dimerec" if done.log.parts_divide_users else "dmi"
+    model = "dimerec" if done.parts_divide_users else "dmi"
     tell_next(console, f"diffacet stats {out}", f"diffacet train {model} --data {out} --out RUN")
+
+
+@contextmanager
+def _engine(engine: e.Engine, address: str | None, workers: int | None) -> "Iterator[Mapped | None]":
+    """How an import runs its tasks, for as long as it takes; None: here."""
+    if engine is e.Engine.LOCAL:
+        yield None
+        return
+    from diffacet.app.cluster import connecting, importing
+
+    with connecting.connected(address, cpus=workers) as cluster:
+        yield importing.on(cluster, workers)
 
 
 @app.command(
@@ -159,7 +191,7 @@ def stats(directory: o.DataDir, as_json: o.Json = False) -> None:
             click_show.statistics(console_of(), packed, figures)
         return
     dataset = store.open(directory)
-    facts = dataset.log.statistics()
+    facts = dataset.statistics()
     near = atlas.compare(dataset.name, facts)
     if not as_json:
         show.statistics(console_of(), dataset, near)

@@ -1,14 +1,22 @@
 """Commands about single runs: train, evaluate, recommend, and the demo."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from diffacet.app import engine_options as e
 from diffacet.app import options as o
 from diffacet.app.cli import predict as of_clicks
 from diffacet.app.cli.shell import app, console_of, print_json, tell_next
 from diffacet.errors import BadSetting
+
+if TYPE_CHECKING:
+    from diffacet.app.clicks.run import ClickRun
+    from diffacet.app.runs import Run
 
 SPLIT_SEED, MEMORY = 1230, 256
 
@@ -24,6 +32,8 @@ SPLIT_SEED, MEMORY = 1230, 256
         "diffacet train dimerec --data data/mine --out runs/dimerec --split next-item-last",
         "diffacet train diffumin --data data/clicks --out runs/diffumin --split day:1:1",
         "diffacet train dmi --data data/mine --out runs/dmi --resume",
+        "diffacet train dmi --data data/mine --out runs/dmi --engine ray --workers 2    # they share the item table",
+        "diffacet train dmi --data data/huge --out runs/dmi --set sampling=blocks --set validate_cases=10000",
     ),
 )
 def train(
@@ -43,15 +53,23 @@ def train(
     min_count: o.FieldMinCount = None,
     gap: o.Gap = None,
     history_until: o.HistoryUntil = None,
+    engine: e.EngineName = e.Engine.LOCAL,
+    address: e.Address = None,
+    workers: e.Workers = None,
 ) -> None:
     """Data directory to trained model."""
     from diffacet.app import runs
     from diffacet.app.progress import Watcher
 
+    e.check(engine, address, workers)
     reading = of_clicks.reading(model, split_seed != SPLIT_SEED, min_count, gap, history_until)
+    own = {"item_vectors": item_vectors, "reading": reading}
+    if engine is e.Engine.RAY and (item_vectors is not None or reading is not None):
+        raise BadSetting("--engine ray trains models of batches; --item-vectors and click data are for --engine local")
     stages = console_of(stderr=True)
-    with Watcher(out, stages, model) as watcher:
-        run = runs.train(
+    tell = partial(stages.print, highlight=False, markup=False, soft_wrap=True)
+    with Watcher(out, stages, model) as watcher, _trainer(engine, address, workers, threads, own, tell) as trained:
+        run = trained(
             model,
             data,
             out,
@@ -65,9 +83,6 @@ def train(
             threads=threads,
             resume=resume,
             watch=watcher,
-            item_vectors=item_vectors,
-            reading=reading,
-            tell=partial(stages.print, highlight=False, markup=False, soft_wrap=True),
         )
     trail, metric = run.trail(), run.settings.training.metric
     best = max(trail, key=lambda record: record.metrics[metric])
@@ -227,6 +242,24 @@ def demo(
     from diffacet.app import demo as job
 
     job.run(out, data=data, seeds=seeds, quick=quick, console=console_of())
+
+
+@contextmanager
+def _trainer(
+    engine: e.Engine, address: str | None, workers: int | None, threads: int, own: dict[str, Any], tell: Any
+) -> "Iterator[Callable[..., Run | ClickRun]]":
+    """Who trains: this process, to which `own` and `tell` are passed on, or the workers of a cluster."""
+    if engine is e.Engine.LOCAL:
+        from diffacet.app import runs
+
+        yield partial(runs.train, tell=tell, **own)
+        return
+    from diffacet.app.cluster import training
+    from diffacet.app.cluster.connecting import connected
+
+    with connected(address, cpus=(workers or 2) * threads) as cluster:
+        many = workers or max(1, (cluster.gpus or cluster.cpus // threads))
+        yield partial(training.train, cluster, workers=many)
 
 
 def _asked(refine_steps: int | None, changes: list[str] | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 import os
 
+from diffacet.app import engine_options as e
 from diffacet.app import options as o
 from diffacet.app import serving_options as s
 from diffacet.app.cli.shell import app
@@ -23,6 +24,7 @@ HOST, PORT = "127.0.0.1", 8000
         "openssl rand -hex 32 > keys",
         "diffacet serve runs/dmi --host 0.0.0.0 --api-key-file keys",
         "kill -HUP PID                                             # the run and the keys, read again",
+        "diffacet serve runs/dmi --workers 2 --engine ray          # the workers are replicas of Ray Serve",
     ),
 )
 def serve(
@@ -48,8 +50,11 @@ def serve(
     cors: s.Cors = None,
     threads: s.Threads = 1,
     device: o.Device = "auto",
+    engine: e.EngineName = e.Engine.LOCAL,
+    address: e.Address = None,
 ) -> int:
     """Run to service."""
+    e.check(engine, address)
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # some other program's: metrics are to be of this service alone
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         require(package, "serve")
@@ -78,4 +83,9 @@ def serve(
         cors=tuple(cors or ()),
         threads=threads,
     )
-    return server.serve(server.Serving(run, options, tuple(set_ or ()), device, api_key_file), open_to_all=no_auth)
+    what = server.Serving(run, options, tuple(set_ or ()), device, api_key_file)
+    if engine is e.Engine.RAY:
+        from diffacet.app.cluster import serving
+
+        return serving.serve(what, address=address, open_to_all=no_auth)
+    return server.serve(what, open_to_all=no_auth)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffacet.core import world
 from diffacet.core.interests.attention import over_history, packed
 from diffacet.core.layers import kaiming
 
@@ -88,7 +89,7 @@ class ReAttentive(nn.Module):
         mixed = mix.view(B, K, L, L) @ rows.transpose(1, 2)  # (B, K, L, d), G X
         chosen = own.nonzero(as_tuple=True)  # (p,) users, interests and items
         error = mixed[chosen] @ self.mix_value - embedded[chosen[0], chosen[2]]  # (p, d)
-        return error.square().sum() / own.numel() / d
+        return error.square().sum() / world.entries(own) / d
 
 
 def positives(attention: Tensor, mask: Tensor) -> Tensor:
@@ -112,7 +113,7 @@ def attend(embedded: Tensor, mask: Tensor, coarse: Tensor, attention: Tensor) ->
     backward = logits.softmax(-1) * there  # rho
     # An attention may underflow to 0, whose logarithm and its gradient would not be finite.
     forward = attention.masked_fill(~there, 1.0).clamp(min=torch.finfo(attention.dtype).tiny).log()
-    return -(backward * forward).sum() / backward.sum().clamp(min=1.0)
+    return -(backward * forward).sum() / world.summed(backward.sum()).clamp(min=1.0)
 
 
 def contrast(embedded: Tensor, mask: Tensor, coarse: Tensor, own: Tensor, temperature: float) -> Tensor:
@@ -125,16 +126,16 @@ def contrast(embedded: Tensor, mask: Tensor, coarse: Tensor, own: Tensor, temper
     interests, items = functional.normalize(coarse, dim=-1), functional.normalize(embedded, dim=-1)
     floor = torch.finfo(coarse.dtype).min
     mine = interests @ items.transpose(1, 2) / temperature  # (B, K, L)
-    before = interests @ items.roll(1, 0).transpose(1, 2) / temperature  # (B, K, L)
+    before = interests @ world.rolled(items).transpose(1, 2) / temperature  # (B, K, L)
     others = interests @ interests.transpose(1, 2) / temperature  # (B, K, K)
     self_ = torch.eye(others.shape[-1], dtype=torch.bool, device=others.device)
     against = torch.cat(
         [
             mine.masked_fill(~mask.unsqueeze(1), floor),
-            before.masked_fill(~mask.roll(1, 0).unsqueeze(1), floor),
+            before.masked_fill(~world.rolled(mask).unsqueeze(1), floor),
             others.masked_fill(self_, floor),
         ],
         -1,
     )
     lost = against.logsumexp(-1, keepdim=True) - mine  # (B, K, L)
-    return lost.masked_fill(~own, 0.0).mean()
+    return world.mean(lost.masked_fill(~own, 0.0))

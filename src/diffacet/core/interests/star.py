@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffacet.core import draws
 from diffacet.core.interests.attention import over_history
 from diffacet.core.layers import kaiming
 
@@ -136,7 +137,9 @@ class StarBlock(nn.Module):
         starts[1:] = real[0][1:] != real[0][:-1]
         own = nodes @ self.read.T  # (n, 2d); each vector is mapped once, wherever it is looked at
         before = own.roll(1, 0).masked_fill(starts.unsqueeze(-1), 0.0)
-        return self._attend(nodes, torch.stack([before, own, (centre @ self.read.T)[real[0]], first @ self.read.T], 1))
+        seen = torch.stack([before, own, (centre @ self.read.T)[real[0]], first @ self.read.T], 1)
+        with draws.ragged(len(nodes)):
+            return self._attend(nodes, seen)
 
     def centre(self, nodes: Tensor, centre: Tensor, mask: Tensor, real: Real) -> Tensor:
         """The centre (B, d) looking at itself and at its user's items (n, d), where mask (B, L) -> (B, d)."""

@@ -40,12 +40,21 @@ def read_raw(
 
     Raises BadLog, with file and row where there is one.
     """
+    source, found = source_of(format, paths)
+    return assemble(source, names, items, found)
+
+
+def source_of(format: str, paths: Sequence[Path]) -> tuple[Source, str]:  # noqa: A002
+    """The tables in `paths`, of which no more than the heads are read, and their format, never "auto".
+
+    Raises BadLog: as `read_raw` does for what the heads show.
+    """
     if format == "auto":
         format = sniff(paths)  # noqa: A001
     if format not in FORMATS:
         raise BadLog(f"unknown format '{format}'{nearest(format, FORMATS)}; formats are auto, {', '.join(FORMATS)}")
     listing(paths)
-    return assemble(FORMATS[format](paths), names, items, format)
+    return FORMATS[format](paths), format
 
 
 def sniff(paths: Sequence[Path]) -> str:

@@ -27,8 +27,8 @@ def assemble(source: Source, names: Names, items: Path | None, format: str) -> R
     """The log of `source`; `names` overrides the format's columns, `items` the item file beside it; raises BadLog."""
     wanted = names.over(source.names)
     chosen = [columns.resolve(table, wanted) for table in source.tables]
-    notes = [*source.notes, *_chosen_note(chosen[0], names)]
-    _check_ratings(source.tables, chosen)
+    notes = [*source.notes, *chosen_note(chosen[0], names)]
+    check_ratings(source.tables, chosen)
     parts = [_part(table, found, source.drop_timeless) for table, found in zip(source.tables, chosen, strict=True)]
     user, item = (_joined([getattr(part, role) for part in parts]) for role in ("user", "item"))
     if user.is_empty():
@@ -36,9 +36,9 @@ def assemble(source: Source, names: Names, items: Path | None, format: str) -> R
     dropped = sum(part.dropped for part in parts)
     if dropped:
         notes.append(f"{dropped} rows without a time dropped, a known gap of this data set")
-    described = read_items(items) if items else source.items() if source.items else None
+    details = read_items(items) if items else source.items() if source.items else None
     (user,) = values.numbered(user)
-    item, frame, more = _described(item, described, given=items is not None)
+    item, frame, more = described(item, details, given=items is not None)
     timestamp, note = _timestamp(user, parts)
     series = [user.alias("user_id"), item.alias("item_id"), timestamp.alias("timestamp")]
     if parts[0].rating is not None:
@@ -46,12 +46,13 @@ def assemble(source: Source, names: Names, items: Path | None, format: str) -> R
     if source.parts is not None:
         series.append(source.parts.alias("part"))
     log = pl.DataFrame(series)
-    files = [str(table.path) for table in source.tables] + ([str(described.path)] if described else [])
+    files = [str(table.path) for table in source.tables] + ([str(details.path)] if details else [])
     told, whole = tuple(notes + note + more), source.catalogue and items is None
     return RawLog(log, frame, tuple(files), format, log.height, told, whole)
 
 
-def _chosen_note(found: Names, given: Names) -> list[str]:
+def chosen_note(found: Names, given: Names) -> list[str]:
+    """Which columns were found by their names, in words; nothing when all were told."""
     guessed = [
         f"{role} = '{getattr(found, role)}'"
         for role in ("user", "item", "time", "rating")
@@ -60,7 +61,8 @@ def _chosen_note(found: Names, given: Names) -> list[str]:
     return [f"columns: {', '.join(guessed)}"] if guessed else []
 
 
-def _check_ratings(tables: tuple[Table, ...], chosen: list[Names]) -> None:
+def check_ratings(tables: tuple[Table, ...], chosen: list[Names]) -> None:
+    """Refuse tables of which some have ratings and some have none. Raises BadLog."""
     for table, found in zip(tables, chosen, strict=True):
         if (found.rating is None) != (chosen[0].rating is None):
             having, lacking = (tables[0], table) if found.rating is None else (table, tables[0])
@@ -118,10 +120,11 @@ def _timestamp(user: pl.Series, parts: list[_Part]) -> tuple[pl.Series, list[str
     return timestamp, notes
 
 
-def _described(
-    item: pl.Series, items: Items | None, *, given: bool
-) -> tuple[pl.Series, pl.DataFrame | None, list[str]]:
-    """(the log's item ids, the items with ids of the same dtype, notes)."""
+def described(item: pl.Series, items: Items | None, *, given: bool) -> tuple[pl.Series, pl.DataFrame | None, list[str]]:
+    """(the log's item ids, the items with ids of the same dtype, notes).
+
+    `item` may also be its distinct values only. Raises BadLog when items that were `given` describe none of them.
+    """
     if items is None:
         (item,) = values.numbered(item)
         return item, None, []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from diffacet.data.formats.raw import first_line, read_bytes
+from diffacet.data.formats.raw import Span, blocks, first_line, read_bytes, zipped
 from diffacet.data.formats.source import Block
 from diffacet.errors import BadLog
 
@@ -39,16 +39,69 @@ class Delimited:
 
     def read(self, columns: Sequence[str]) -> Block:
         """`columns` as strings, blank lines left out; raises BadLog with file and row."""
-        data, separator = self._text(), self.separator
-        if separator == "::":
-            data, separator = data.replace(b"::", b"\t"), "\t"
-        quote = _quote(data, separator) if self.quotes else None
-        names = [f"c{i}" for i in range(len(self.columns))]
-        head = separator.join(names).encode() + b"\n"
+        data = self._text()
+        quote = '"' if self.quotes and _starts(data, self.separator) and not _lone(data, self.separator) else None
         start = _header_end(data) if self.header else 0
         body, first = data[start:], data.count(b"\n", 0, start) + 1
         if not body or body.isspace():
             raise BadLog(f"{self.path} has a header but no rows; a log needs at least one")
+        return self._block(body, columns, quote, first, start)
+
+    def batches(self, columns: Sequence[str], size: int = 2**26, span: Span | None = None) -> Iterator[Block]:
+        """What `read` gives, in blocks of about `size` bytes of the file, one after another; raises BadLog.
+
+        Whether quotes are quotes is a question to the whole file, which is read once before for that. `span`: only
+        these lines of a file without quotes, see `spans`.
+        """
+        if self.encoding != "utf-8":
+            yield self.read(columns)
+            return
+        quote = '"' if span is None and self.quotes and self._quoted(size) else None
+        first, offset = (1, 0) if span is None else (span.row, span.start)
+        headed, found = not self.header or offset > 0, span is not None
+        for data in blocks(self.path, size, quoted=quote is not None, span=span):
+            body = data if offset else data.removeprefix(b"\xef\xbb\xbf")
+            start = 0 if headed or body.isspace() else _header_end(body)
+            headed = headed or start > 0
+            row, offset = first + body.count(b"\n", 0, start), offset + start
+            body = body[start:]
+            if body and not body.isspace():
+                found = True
+                yield self._block(body, columns, quote, row, offset)
+            first, offset = row + body.count(b"\n"), offset + len(body)
+        if not found:
+            raise BadLog(f"{self.path} has a header but no rows; a log needs at least one")
+
+    def spans(self, size: int) -> list[Span]:
+        """The file in spans of about `size` bytes, found by reading it once.
+
+        None for a packed file, or one with quotes, of which a record may have several lines: it is read as a whole.
+        """
+        found: list[Span] = []
+        start, row, odd = 0, 1, self.encoding != "utf-8" or zipped(self.path)
+        for data in blocks(self.path, size) if not odd else ():
+            if self.quotes and _starts(data, self.separator):
+                return []
+            found.append(Span(start, start + len(data), row))
+            start, row = start + len(data), row + data.count(b"\n")
+        return found
+
+    def _quoted(self, size: int) -> bool:
+        """Whether fields may stand in quotes, as `read` decides it."""
+        starts = False
+        for data in blocks(self.path, size):
+            if _lone(data, self.separator):
+                return False
+            starts = starts or _starts(data, self.separator)
+        return starts
+
+    def _block(self, body: bytes, columns: Sequence[str], quote: str | None, first: int, start: int) -> Block:
+        """The rows of whole records, which begin in row `first` and byte `start` of the file."""
+        separator = self.separator
+        if separator == "::":
+            body, separator = body.replace(b"::", b"\t"), "\t"
+        names = [f"c{i}" for i in range(len(self.columns))]
+        head = separator.join(names).encode() + b"\n"
         scan = _Scan(self, head + body, separator, quote, first, start - len(head))
         frame = self._parse(scan)
         kept = _kept(frame, scan)
@@ -174,17 +227,19 @@ def _header_end(data: bytes) -> int:
     return len(data) if end < 0 else end + 1
 
 
-def _quote(data: bytes, separator: str) -> str | None:
-    """The quote character; None when no field starts with one.
+def _starts(data: bytes, separator: str) -> bool:
+    """Whether a field starts with a quote: otherwise all of them are text."""
+    return b'"' in data and re.search(rb"(?:\A|[\r\n]|%s)\"" % re.escape(separator.encode()), data) is not None
 
-    In tab-separated text a lone quote is text far more often than the start of a field of several lines: there, one
-    field that starts with a quote and does not end with one makes all quotes text.
+
+def _lone(data: bytes, separator: str) -> bool:
+    """Whether tab-separated text has a field that starts with a quote and does not end with one.
+
+    There a lone quote is text far more often than the start of a field of several lines, so one makes all quotes text.
     """
-    if b'"' not in data or not re.search(rb"(?:\A|[\r\n]|%s)\"" % re.escape(separator.encode()), data):
-        return None
-    if separator == "\t" and re.search(rb'(?:\A|[\t\n])"(?!(?:[^"\n]|"")*"(?:[\t\r\n]|\Z))', data):
-        return None
-    return '"'
+    if separator != "\t" or b'"' not in data:
+        return False
+    return re.search(rb'(?:\A|[\t\n])"(?!(?:[^"\n]|"")*"(?:[\t\r\n]|\Z))', data) is not None
 
 
 def header(path: Path) -> tuple[str, tuple[str, ...], bool]:

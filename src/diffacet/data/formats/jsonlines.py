@@ -5,13 +5,14 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from diffacet.data.formats.delimited import not_utf8, shorten
-from diffacet.data.formats.raw import blocks, first_line
+from diffacet.data.formats.raw import Span, blocks, first_line, zipped
 from diffacet.data.formats.source import Block
 from diffacet.errors import BadLog
 
@@ -25,18 +26,34 @@ class JsonLines:
 
     def read(self, columns: Sequence[str]) -> Block:
         """`columns` as strings (null where a line lacks the key); raises BadLog with file and row."""
+        frame = pl.concat([block.frame for block in self.batches(columns)], rechunk=True)
+        return Block(frame, self._row)
+
+    def batches(self, columns: Sequence[str], size: int = 2**25, span: Span | None = None) -> Iterator[Block]:
+        """What `read` gives, in blocks of about `size` bytes of the file, one after another; raises BadLog.
+
+        `span`: only these lines.
+        """
         schema = dict.fromkeys(columns, pl.String)
-        frames, before = [], 0
-        for block in blocks(self.path):
+        before = 0 if span is None else span.row - 1
+        for block in blocks(self.path, size, span=span):
             block = block if before else block.removeprefix(b"\xef\xbb\xbf")
             if not block.isspace():
                 try:
-                    frames.append(pl.read_ndjson(block, schema=schema))
+                    frame = pl.read_ndjson(block, schema=schema)
                 except pl.exceptions.PolarsError as error:
                     raise self._explain(block, before, error) from error
+                yield Block(frame, partial(_line, block, before))
             before += block.count(b"\n")
-        frame = pl.concat(frames, rechunk=True)
-        return Block(frame, self._row)
+
+    def spans(self, size: int) -> list[Span]:
+        """The file in spans of about `size` bytes; none for a packed one, which is read from its start."""
+        found: list[Span] = []
+        start, row = 0, 1
+        for block in blocks(self.path, size) if not zipped(self.path) else ():
+            found.append(Span(start, start + len(block), row))
+            start, row = start + len(block), row + block.count(b"\n")
+        return found
 
     def _row(self, index: int) -> int:
         """The line of the object `index`; blank lines are no objects."""
@@ -48,6 +65,12 @@ class JsonLines:
             if line.strip():
                 parse(self.path, row, line)
         return BadLog(f"{self.path}, after row {before}: {str(error).splitlines()[0]}; write one JSON object per line")
+
+
+def _line(block: bytes, before: int, index: int) -> int:
+    """The line of the file that holds the object `index` of a block that `before` lines precede."""
+    filled = (row for row, line in enumerate(block.split(b"\n"), before + 1) if line.strip())
+    return next((row for i, row in enumerate(filled) if i == index), before + index + 1)
 
 
 def with_keys(path: Path) -> JsonLines:

@@ -27,6 +27,21 @@ class Parquet:
             raise BadLog(f"{self.path} has columns but no rows; a log needs at least one")
         return Block(frame, lambda i: i + 1)
 
+    def rows(self) -> int:
+        """How many rows it has, by its footer; raises BadLog when it is damaged."""
+        try:
+            return int(pl.scan_parquet(self.path).select(pl.len()).collect().item())
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise _damaged(self.path, error) from error
+
+    def part(self, columns: Sequence[str], start: int, rows: int) -> Block:
+        """`columns` of `rows` rows from row `start` (from 0) on; of the file no more is read than their row groups."""
+        wanted = pl.scan_parquet(self.path).select(list(dict.fromkeys(columns))).slice(start, rows)
+        try:
+            return Block(wanted.collect(), lambda i: start + i + 1)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise _damaged(self.path, error) from error
+
 
 def with_schema(path: Path) -> Parquet:
     """The table of a Parquet file; raises BadLog when it is none."""

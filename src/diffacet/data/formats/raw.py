@@ -4,6 +4,7 @@ import gzip
 import zlib
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
 
@@ -85,19 +86,42 @@ def first_line(path: Path) -> bytes:
     return line.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
 
 
-def blocks(path: Path, size: int = 2**25) -> Generator[bytes]:
-    """The file, unpacked, in blocks of whole lines of about `size` bytes each."""
+@dataclass(frozen=True)
+class Span:
+    """Whole lines of a plain file: bytes `start` to `end`; `row` is the number of the first of them, from 1."""
+
+    start: int
+    end: int
+    row: int
+
+
+def blocks(path: Path, size: int = 2**25, *, quoted: bool = False, span: Span | None = None) -> Generator[bytes]:
+    """The file, unpacked, in blocks of whole lines of about `size` bytes each.
+
+    `quoted`: a line end between two double quotes ends no block. `span`: only these lines.
+    """
     with opened(path) as lines:
-        held: list[bytes] = []
-        count = 0
-        for line in lines:
-            held.append(line)
-            count += len(line)
-            if count >= size:
-                yield b"".join(held)
-                held, count = [], 0
-        if held:
-            yield b"".join(held)
+        left = None if span is None else span.end - span.start
+        if span is not None:
+            lines.seek(span.start)
+        while block := lines.read(size if left is None else min(size, left)):
+            if not block.endswith(b"\n"):
+                block += lines.readline()
+            if quoted and block.count(b'"') % 2:
+                more = [block]
+                while line := lines.readline():
+                    more.append(line)
+                    if line.count(b'"') % 2:
+                        break
+                block = b"".join(more)
+            left = None if left is None else max(left - len(block), 0)
+            yield block
+
+
+def zipped(path: Path) -> bool:
+    """Whether the file is packed with gzip; raises BadLog when it cannot be read."""
+    with _refusals(path), path.open("rb") as file:
+        return file.read(2) == GZIP or path.suffix == ".gz"
 
 
 def bare(path: Path) -> str:

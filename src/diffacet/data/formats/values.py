@@ -23,7 +23,7 @@ def ids(column: pl.Series, where: Where, name: str) -> pl.Series:
         found = column.cast(pl.String, strict=False)
     else:
         raise BadLog(f"{where(0)}: column '{name}' holds {column.dtype}; ids are whole numbers or text")
-    missing = found.is_null() | (found.cast(pl.String) == "")
+    missing = found.is_null() if found.dtype.is_integer() else found.is_null() | (found == "")
     _refuse_first(found, missing, where, name, "is no id (empty); every row needs one: fill in or drop the row")
     return found
 
