@@ -136,7 +136,7 @@ def opened(out: Path, told: Mapping[str, Any], resume: bool) -> Iterator[Parts]:
         parts = Parts(out)
         try:
             if parts.done:
-                _check_same(parts, told)
+                resuming.check_told(parts.folder, JOB, told, "blocks of another job", BadRun)
             else:
                 _begin(parts, told)
             yield parts
@@ -175,19 +175,6 @@ def _check_left(out: Path, resume: bool) -> None:
         raise BadRun(
             f"{folder} holds {done} finished block{'s' if done > 1 else ''} of a job that did not end; go on with it by"
             f" --resume, or remove that directory to begin anew"
-        )
-
-
-def _check_same(parts: Parts, told: Mapping[str, Any]) -> None:
-    try:
-        before = files.read_json(parts.folder / JOB)
-    except (OSError, ValueError) as error:
-        raise BadRun(f"{parts.folder / JOB} is damaged ({error}); remove {parts.folder} to begin anew") from error
-    changed = resuming.differences(before, told)
-    if changed:
-        raise BadRun(
-            f"{parts.folder} holds blocks of another job: {'; '.join(changed)}; resume with what it had, or remove that"
-            " directory to begin anew"
         )
 
 

@@ -73,7 +73,7 @@ def import_tables(
 
     Raises BadLog.
     """
-    folder.check_out(out)
+    store.check_out(out)
     return folder.write(generic.read(samples, behaviours, said, items=items, users=users), out, "tables")
 
 
@@ -92,7 +92,7 @@ def import_impressions(
 
     Raises BadLog.
     """
-    folder.check_out(out)
+    store.check_out(out)
     made = impressions.read(shown, said, columns, exposures=exposures, behaviours=behaviours, items=items, users=users)
     return folder.write(made, out, "impressions")
 
@@ -115,8 +115,8 @@ def import_ratings(
         BadLog: a log cannot be used.
         BadSetting: the rule contradicts itself.
     """
-    folder.check_out(out)
-    if len(paths) == 1 and (paths[0] / store.LOG).is_file():
+    store.check_out(out)
+    if len(paths) == 1 and store.there(paths[0]):
         dataset = store.open(paths[0])
         log, files, notes = dataset.log, (str(paths[0]),), ()
         items = items or _there(paths[0] / store.ITEMS, said)

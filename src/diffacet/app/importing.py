@@ -134,11 +134,11 @@ def import_log(
     out, files = Path(out), [Path(path) for path in paths]
     if duplicates not in ("keep", "drop"):
         raise BadSetting(f"--duplicates takes keep or drop; got '{duplicates}'")
-    check_out(out)
+    store.check_out(out)
     described = None if items is None else Path(items)
     names = Names(user, item, time, rating)
     with workplace.held(out) as work:
-        check_out(out)
+        store.check_out(out)
         plan = planning.planned(files, format, names, partitions, always=mapped is not None)
         if plan is not None:
             filters = filtering.Filters(min_rating, min_count, k_core, duplicates == "drop")
@@ -214,7 +214,7 @@ def import_split(
         BadSetting: the vectors do not fit the items; nothing is written either.
     """
     out, paths = Path(out), (Path(train), Path(valid), Path(test))
-    check_out(out)
+    store.check_out(out)
     described = None if items is None else Path(items)
     log, notes = read_parts(*paths, user=user, item=item, time=time, items=described)
     vectors = None if item_vectors is None else _read_vectors(Path(item_vectors), log.n_items)
@@ -243,12 +243,6 @@ def _write_vectors(out: Path, vectors: Any) -> None:
     from diffacet.app import clusters
 
     write_file(out / clusters.VECTORS, lambda path: clusters.save_vectors(path, vectors))
-
-
-def check_out(out: Path) -> None:
-    """Refuse a directory to make that holds something. Raises BadLog."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise BadLog(f"{out} exists and is not an empty directory; name another one, or remove it first")
 
 
 def filtered(log: Interactions, wanted: Sequence[Filter]) -> tuple[Interactions, tuple[Step, ...]]:

@@ -1,11 +1,12 @@
-"""Whether a run directory that has been begun is the run that is asked for."""
+"""Whether a run directory, or parts of something else that was begun, are what is asked for."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diffacet import files
 from diffacet.app import settings
-from diffacet.errors import BadRun
+from diffacet.errors import BadRun, DiffacetError
 from diffacet.models import card
 
 
@@ -28,6 +29,28 @@ def check(out: Path, before: Mapping[str, Any], told: Mapping[str, Any]) -> None
     changed = differences(_flat(before), _flat(told))
     if changed:
         raise BadRun(f"{out} was begun with other settings: {'; '.join(changed)}; resume with the same, or a new --out")
+
+
+def check_told(folder: Path, name: str, told: Mapping[str, Any], what: str, refusal: type[DiffacetError]) -> None:
+    """Refuse to go on with the parts in `folder` by something else than what they are made from.
+
+    Args:
+        folder: where the parts are.
+        name: of the JSON file in it that says what they are made from.
+        told: what it would say now.
+        what: the parts of what else they are, as "blocks of another job".
+        refusal: the error to raise, if the file is damaged or differs.
+    """
+    try:
+        before = files.read_json(folder / name)
+    except (OSError, ValueError) as error:
+        raise refusal(f"{folder / name} is damaged ({error}); remove {folder} to begin anew") from error
+    changed = differences(before, told)
+    if changed:
+        raise refusal(
+            f"{folder} holds {what}: {'; '.join(changed)}; resume with what it had, or remove that directory to "
+            "begin anew"
+        )
 
 
 def differences(before: Mapping[str, Any], told: Mapping[str, Any]) -> list[str]:

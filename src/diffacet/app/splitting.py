@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, get_args
 
-from diffacet.app.importing import READ, Filter, Imported, Step, check_out, filtered
+from diffacet.app.importing import READ, Filter, Imported, Step, filtered
 from diffacet.core.contract import Task, Training
 from diffacet.data import filters, next_item, noise, parts, splits, store, streamed_split
 from diffacet.data.interactions import PARTS, Interactions
@@ -181,7 +181,7 @@ def split_data(
         BadSetting: an argument is out of range, or asks for what this data cannot have.
     """
     out = Path(out)
-    check_out(out)
+    store.check_out(out)
     dataset = store.open(Path(data))
     _check_noise(noise, share, noise_mode)
     asked = {"--min-rating": min_rating, "--k-core": k_core, "--ratio": ratio}

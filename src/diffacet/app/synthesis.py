@@ -23,6 +23,7 @@ import polars as pl
 
 from diffacet import files
 from diffacet.app import resuming
+from diffacet.data import store
 from diffacet.data.sequences import IntArray
 from diffacet.data.synth.catalogue import Catalogue, ordered
 from diffacet.data.synth.clicks import Block, draw_block
@@ -79,7 +80,7 @@ def synthesise(
     for name, value in (("part-rows", part_rows), ("parts", parts)):
         if value is not None and value < 1:
             raise BadSetting(f"{name} is 1 or more; got {value} (from --{name} {value})")
-    _check_new(out)
+    store.check_out(out)
     rows = part_rows if parts is None else -(-settings.interactions // parts)
     told = {"format": FORMAT, "diffacet": metadata.version("diffacet"), "part_rows": rows} | settings.told()
     folder = out.with_name(f".{out.name}.parts")
@@ -99,11 +100,6 @@ def synthesise(
         ) from error
 
 
-def _check_new(out: Path) -> None:
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise BadLog(f"{out} exists and is not an empty directory; name another one, or remove it first")
-
-
 def _begin(folder: Path, told: dict[str, Any], resume: bool) -> None:
     """Refuse what is left of another log, or of this one if `resume` is not said; write down what is being made."""
     about = folder / TRUTH / ABOUT
@@ -113,16 +109,7 @@ def _begin(folder: Path, told: dict[str, Any], resume: bool) -> None:
                 f"{folder} holds parts of a log that was not finished; go on with it by --resume, or remove that "
                 "directory to begin anew"
             )
-        try:
-            before = files.read_json(about)
-        except ValueError as error:
-            raise BadLog(f"{about} is damaged ({error}); remove {folder} to begin anew") from error
-        changed = resuming.differences(before, told)
-        if changed:
-            raise BadLog(
-                f"{folder} holds parts of another log: {'; '.join(changed)}; resume with what it had, or remove that "
-                "directory to begin anew"
-            )
+        resuming.check_told(folder, f"{TRUTH}/{ABOUT}", told, "parts of another log", BadLog)
         return
     about.parent.mkdir(exist_ok=True)
     files.write_json(about, told)

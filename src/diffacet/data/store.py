@@ -114,6 +114,12 @@ def fingerprint(log: Interactions) -> str:
     return files.fingerprint(*parts)
 
 
+def check_out(out: Path) -> None:
+    """Refuse a directory to make that holds something. Raises BadLog."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise BadLog(f"{out} exists and is not an empty directory; name another one, or remove it first")
+
+
 def write(log: Interactions, out: Path, provenance: dict[str, Any]) -> None:
     """Write `log` as the data directory `out`, whole or not at all.
 
@@ -125,8 +131,7 @@ def write(log: Interactions, out: Path, provenance: dict[str, Any]) -> None:
     Raises:
         BadLog: `out` holds something, or cannot be written.
     """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise BadLog(f"{out} exists and is not an empty directory; name another one, or remove it first")
+    check_out(out)
     frame = pl.DataFrame(
         {
             "user_id": log.users.ids(log.column("user")),

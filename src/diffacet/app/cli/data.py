@@ -48,9 +48,10 @@ def import_(
     """Raw log to data directory."""
     e.check(engine, address, workers)
     from diffacet.app import progress, show
-    from diffacet.app.importing import check_out, import_log
+    from diffacet.app.importing import import_log
+    from diffacet.data import store
 
-    check_out(out)
+    store.check_out(out)
     with _engine(engine, address, workers) as mapped:
         done = import_log(
             log,

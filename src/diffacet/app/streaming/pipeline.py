@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from diffacet.app.importing import Imported, check_out
+from diffacet.app.importing import Imported
 from diffacet.app.streaming import reading, workplace
 from diffacet.app.streaming.driving import Mapped, Watch, followed
 from diffacet.app.streaming.filtering import Filters, Left, filtered
 from diffacet.app.streaming.planning import Plan
 from diffacet.app.streaming.reading import Read
-from diffacet.data import partitions
+from diffacet.data import partitions, store
 from diffacet.data.sequences import IntArray
 from diffacet.data.streaming import catalogue, figures, finishing, keeping
 from diffacet.data.streaming.finishing import Finished, Finishing
@@ -74,7 +74,7 @@ def stream(
             statistics=figures.statistics(finished, final["len"].to_numpy(), log.times, categories),
             provenance=provenance,
         )
-        check_out(out)
+        store.check_out(out)
     seconds = time.perf_counter() - began
     return Imported(
         out, None, fingerprint, log.files, plan.format, left.steps, repeats, log.notes, plan.partitions, seconds

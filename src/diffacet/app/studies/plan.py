@@ -157,7 +157,7 @@ def _places(study: Study, data: Path, cut: Cut) -> dict[str, Place]:
     if not data.is_dir():
         raise BadSetting(f"--data {data} is not a directory; it holds data directories, or is one")
     of_clicks = clicks.of_study(study)
-    itself = any((data / name).is_file() for name in (store.LOG, SAMPLES))
+    itself = store.there(data) or (data / SAMPLES).is_file()
     names = (data.resolve().name,) if itself else study.data
     for name in cut.data:
         if name not in names:

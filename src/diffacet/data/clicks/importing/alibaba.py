@@ -18,11 +18,11 @@ import numpy as np
 import polars as pl
 
 from diffacet import files, seeds
-from diffacet.data import hashing
+from diffacet.data import hashing, store
 from diffacet.data.clicks import splitting
 from diffacet.data.clicks.importing import alibaba_log, lines
 from diffacet.data.clicks.importing.alibaba_log import END, ZONE, in_range
-from diffacet.data.clicks.importing.folder import Progress, Report, check_out, figures, join, new, put
+from diffacet.data.clicks.importing.folder import Progress, Report, figures, join, new, put
 from diffacet.data.clicks.importing.lines import Tally
 from diffacet.data.clicks.reading import ABOUT, BEHAVIOURS, ITEMS, SAMPLES, USERS
 from diffacet.data.clicks.schema import BehaviourField, Schema
@@ -95,7 +95,7 @@ def convert(
         BadLog: a file is missing or has other columns, more than 0.1 % of its rows are bad, or nothing is left.
         BadRun: another process is at it.
     """
-    check_out(out)
+    store.check_out(out)
     paths = _files(folder)
     work = out.with_name(f".{out.name}.parts")
     work.mkdir(parents=True, exist_ok=True)

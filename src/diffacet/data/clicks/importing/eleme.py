@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from diffacet import files
+from diffacet.data import store
 from diffacet.data.clicks import splitting
 from diffacet.data.clicks.importing import eleme_rows, lines
 from diffacet.data.clicks.importing.eleme_rows import ORDER, ZONE, Form, form_of
-from diffacet.data.clicks.importing.folder import Progress, Report, check_out, figures, join, new, put
+from diffacet.data.clicks.importing.folder import Progress, Report, figures, join, new, put
 from diffacet.data.clicks.importing.lines import Tally
 from diffacet.data.clicks.reading import ABOUT, SAMPLES
 from diffacet.data.clicks.schema import BehaviourField, Schema
@@ -72,7 +73,7 @@ def convert(
             left.
         BadRun: another process is at it.
     """
-    check_out(out)
+    store.check_out(out)
     parts = _ordered(paths)
     work = out.with_name(f".{out.name}.parts")
     work.mkdir(parents=True, exist_ok=True)

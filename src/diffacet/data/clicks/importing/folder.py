@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from diffacet import files
+from diffacet.data import store
 from diffacet.data.clicks.reading import ABOUT, BEHAVIOURS, ITEMS, SAMPLES, USERS
 from diffacet.data.clicks.schema import Schema
 from diffacet.errors import BadLog
@@ -101,15 +102,9 @@ def write(made: Made, out: Path, format: str) -> Report:  # noqa: A002
     return Report(out, made.schema, told, made.counts, made.notes, made.files, format)
 
 
-def check_out(out: Path) -> None:
-    """Refuse a folder to make that holds something. Raises BadLog."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise BadLog(f"{out} exists and is not an empty directory; name another one, or remove it first")
-
-
 def new(out: Path) -> AbstractContextManager[Path]:
     """A directory that becomes `out` when the block ends well; raises BadLog when it holds something or cannot be."""
-    check_out(out)
+    store.check_out(out)
     return _new(out)
 
 
