@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,14 @@ def shop_runs(shop_data, tmp_path_factory) -> dict[str, Path]:
 def shop_run(shop_runs) -> Path:
     """A run of DMI; no test changes it."""
     return shop_runs["dmi"]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray cluster of two CPUs on this machine, whose processes find the modules of the tests."""
+    from diffacet.app.cluster import connecting
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(servingshop.__file__).parent), prepend=os.pathsep)
+        with connecting.connected(cpus=2) as found:
+            yield found

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -32,14 +31,6 @@ pytestmark = [
 K, BLOCK = 7, 16
 """60 users are four blocks."""
 USUAL = Wish(K, block=BLOCK)
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(clusterwork.__file__).parent), prepend=os.pathsep)
-        with connecting.connected(cpus=2) as cluster:
-            yield cluster
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,10 @@ from safetensors.torch import load_file
 import diffacet
 from diffacet.app import runs
 from diffacet.app.cluster import connecting, training
-from diffacet.errors import BadRun, BadSetting
+from diffacet.errors import BadLog, BadRun, BadSetting
 
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 
-import os
-from pathlib import Path
 
 import clusterwork
 
@@ -26,14 +24,6 @@ ASKED = {
     "set": [f"validate_every={EVERY}", "item_updates=row-sparse", "dim=16", "batch_size=16", "negatives=20"],
     "max_steps": STEPS,
 }
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(clusterwork.__file__).parent), prepend=os.pathsep)
-        with connecting.connected(cpus=2) as cluster:
-            yield cluster
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +44,19 @@ def same(path, other):
         assert one["terms"] == pytest.approx(two["terms"], rel=1e-3)
 
 
-def test_lost_workers_end_a_training_that_one_process_goes_on_with(cluster, shop_data, tmp_path, unbroken, monkeypatch):
-    out = tmp_path / "run"
-    monkeypatch.setattr(training, "_work", clusterwork.mortal_training)
-    with pytest.raises(BadRun, match=r"workers were lost 1 times.*--resume"):
-        training.train(cluster, "dmi", shop_data, out, workers=2, failures=0, **ASKED)
-    assert not (out / "golden.json").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "run"]
-    done = runs.train("dmi", shop_data, out, resume=True, **ASKED)
-    same(done.path, unbroken)
+def test_workers_that_are_lost_too_often_end_a_training_which_may_go_on(shop_data, tmp_path, monkeypatch):
+    class Lost:
+        def __init__(self, *_, **__):
+            pass
+
+        def fit(self):
+            raise RuntimeError("a trace\n\nthe node is gone")
+
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", Lost)
+    alone = connecting.Cluster(None, 2, 0)
+    with pytest.raises(BadRun, match=r"replaced 2 times, the last loss was: the node is gone; .*--resume"):
+        training.train(alone, "dmi", shop_data, tmp_path / "run", workers=2, failures=2)
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_workers_go_on_with_one_processs_run_and_with_their_own_after_a_loss(
@@ -87,11 +81,25 @@ def test_two_workers_go_on_with_one_processs_run_and_with_their_own_after_a_loss
     assert len(diffacet.Recommender.load(out).recommend(known, 3)) == 3
 
 
-def test_what_a_worker_refuses_is_said_as_it_is(cluster, shop_data, tmp_path):
+def test_what_a_worker_refuses_is_said_as_it_is_and_not_tried_again(shop_data, tmp_path, monkeypatch):
+    from torch import distributed
+
+    from diffacet.app import fitting
+
+    def refuse(*_, **__):
+        raise BadLog("row 7 is no row")
+
     out = tmp_path / "run"
-    with pytest.raises(BadRun, match="the loss is not finite"):
-        training.train(cluster, "dmi", shop_data, out, workers=2, **ASKED | {"set": ["lr=1e30", "validate_every=6"]})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+    work = training.Work(
+        "dmi", shop_data, out, None, fitting.Asked("best", "auto", 0, "cpu", 1, True, None, runs.train)
+    )
+    monkeypatch.setattr(fitting, "fitted", refuse)
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
+    training._work({"work": work, "board": None})
+    assert not distributed.is_initialized()  # so that nobody waits for this one
+    training._work({"work": work, "board": None})  # the next attempt ends at once
+    with pytest.raises(BadLog, match="row 7 is no row"):
+        training._raise_refused(training._refused(out))
 
 
 @pytest.mark.parametrize(

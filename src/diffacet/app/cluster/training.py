@@ -149,8 +149,8 @@ def _fit(work: Work, board: Any, workers: int, failures: int) -> None:
     except Exception as error:
         _raise_refused(_refused(out))
         raise BadRun(
-            f"{out}: workers were lost {failures + 1} times, the last time by: {said(error)[:300]}; what is in the "
-            "last checkpoint stays, go on with --resume"
+            f"{out}: workers were lost and replaced {failures} times, the last loss was: {said(error)[:300]}; what is "
+            "in the last checkpoint stays, go on with --resume"
         ) from error
     finally:
         shutil.rmtree(notes, ignore_errors=True)
