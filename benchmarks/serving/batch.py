@@ -76,9 +76,7 @@ def memory(work: str, users: int, what: str) -> Record:
     """Peak MiB of this process with one job, or with the log's histories in memory and no job."""
     import torch
 
-    from diffacet.app import batch_candidates, runs
-    from diffacet.data import store
-    from diffacet.data.ids import Ids
+    from diffacet.app import batch_candidates, batch_work
 
     torch.set_num_threads(1)
     folder = Path(work)
@@ -89,9 +87,9 @@ def memory(work: str, users: int, what: str) -> Record:
             out = Path(temporary) / "out.parquet"
             batch_candidates.write(path, data, out, batch_candidates.Wish(k=K), device="cpu", threads=1)
     else:
-        run: Any = runs.load(path, device="cpu")
-        log = store.open(data).log
-        batch_candidates._histories(log, Ids(run.catalogue["item_id"], 1))
+        wish = batch_candidates.Wish(k=K)
+        asked = batch_work.Job(path, data, wish, "exact", None, {}, "cpu", 1, batch_candidates.TOGETHER)
+        batch_work.Answering(asked).histories.lengths()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"users": users, "what": what, "mib": peak, "seconds": time.perf_counter() - start}
 
