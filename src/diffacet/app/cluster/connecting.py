@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,6 @@ def connected(address: str | None = None, *, cpus: int | None = None) -> Iterato
         if address is None:
             _start(ray, cpus, stack)
         else:
-            check_address(address)
             _join(ray, address)
         stack.callback(_signal, before)
         stack.callback(_leave, ray)
@@ -139,7 +139,7 @@ def connected(address: str | None = None, *, cpus: int | None = None) -> Iterato
 
 
 def check_address(address: str) -> None:
-    """Refuse an address where no Ray cluster lets this process in.
+    """Refuse an address where no Ray cluster lets this process in; found, Ray will ask it with a token if it wants one.
 
     Raises:
         BadSetting: it says why, within 10 s.
@@ -147,20 +147,44 @@ def check_address(address: str) -> None:
     end = time.monotonic() + PATIENCE
     host, port = _parsed(address)
     _greet(address, host, port)
-    if address.startswith(CLIENT):
-        return  # its own limits are set in `_join`
-    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", f"{host}:{port}"]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=max(end - time.monotonic(), 1.0), check=False)
-    except subprocess.TimeoutExpired as error:
-        raise _silent(address, f"something does, but it is no Ray cluster, or says nothing for {PATIENCE:.0f} s") from (
-            error
-        )
-    told = (done.stdout + done.stderr).decode(errors="replace")
-    if done.returncode and "oken" in told:
+    if address.startswith(CLIENT):  # its health cannot be asked for; its own limits are set in `_join`
+        _ask_by(_modes()[-1])
+        return
+    told = "nothing"
+    for mode in _modes():
+        try:
+            found = _health(f"{host}:{port}", mode, max(end - time.monotonic(), 1.0))
+        except subprocess.TimeoutExpired as error:
+            why = f"something does, but it is no Ray cluster, or says nothing for {PATIENCE:.0f} s"
+            raise _silent(address, why) from error
+        if found is None:
+            _ask_by(mode)
+            return
+        told = found
+    if "oken" in told:
         raise BadSetting(f"the Ray cluster at {address} does not let us in; {_TOKEN}", field="address")
-    if done.returncode:
-        raise _silent(address, (told.strip().splitlines() or [f"ray health-check: {done.returncode}"])[-1])
+    raise _silent(address, (told.strip().splitlines() or ["ray health-check says nothing"])[-1])
+
+
+def _modes() -> list[str]:
+    """How to ask, in turn: a cluster without tokens loses the processes of who shows one, though it lets him in."""
+    if "RAY_AUTH_MODE" in os.environ:
+        return [os.environ["RAY_AUTH_MODE"]]
+    named = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return ["disabled", "token"] if named or (Path.home() / ".ray" / "auth_token").exists() else ["disabled"]
+
+
+def _ask_by(mode: str) -> None:
+    if "ray" not in sys.modules:
+        os.environ["RAY_AUTH_MODE"] = mode
+
+
+def _health(place: str, mode: str, seconds: float) -> str | None:
+    """What Ray says of a cluster that does not let us in; None: it does. Raises TimeoutExpired."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", place]
+    environment = os.environ | {"RAY_AUTH_MODE": mode}
+    done = subprocess.run(command, capture_output=True, timeout=seconds, check=False, env=environment)
+    return (done.stdout + done.stderr).decode(errors="replace") if done.returncode else None
 
 
 def _parsed(address: str) -> tuple[str, int]:
@@ -200,18 +224,17 @@ def _silent(address: str, why: str) -> BadSetting:
 
 
 def _prepare(address: str | None) -> None:
-    """Say what Ray reads when it is imported: that its own log stays in its files, and that it shows its token.
+    """Find the cluster, and say what Ray reads when it is imported: where its own log goes, and how it asks.
 
     Where it has been imported it has read that already; a word that it reads later would only confuse it.
     """
-    if "ray" in sys.modules:
+    imported = sys.modules.get("ray")
+    if imported is None:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    elif imported.is_initialized():
         return
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    if address is None:
-        return  # Ray makes one for a cluster of its own
-    named = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    if named or (Path.home() / ".ray" / "auth_token").exists():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if address is not None and find_spec("ray") is not None:
+        check_address(address)
 
 
 def _start(ray: Any, cpus: int | None, stack: contextlib.ExitStack) -> None:
