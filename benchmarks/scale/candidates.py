@@ -130,7 +130,7 @@ def memory(work: str, users: int) -> Record:
     return {"users": users, "mib": _status("VmHWM"), "users_per_second": done["users_per_second"]}
 
 
-def engine(work: str, name: str, users: int) -> Record:
+def engine(work: str, kind: str, users: int) -> Record:
     """Seconds of a job by one engine, and the checksum of its table."""
     import hashlib
 
@@ -143,7 +143,7 @@ def engine(work: str, name: str, users: int) -> Record:
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         out = Path(temporary) / "out.parquet"
         start = time.perf_counter()
-        if name == LOCAL:
+        if kind == LOCAL:
             batch_candidates.write(run, log, out, wish, threads=2, **asked)
             begun = start
         else:
@@ -154,7 +154,7 @@ def engine(work: str, name: str, users: int) -> Record:
                 batch_candidates.write(run, log, out, wish, threads=1, engine=candidates.engine(cluster, 2), **asked)
         end = time.perf_counter()
         return {
-            "name": name,
+            "name": kind,
             "seconds": end - start,
             "seconds_cluster_there": end - begun,
             "sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
@@ -286,7 +286,7 @@ def main() -> None:
     for _ in range(rounds):
         for name in (LOCAL, RAY):
             record["engines"].append(
-                recording.apart(__file__, "engine", work=given.work, name=name, users=engine_users)
+                recording.apart(__file__, "engine", work=given.work, kind=name, users=engine_users)
             )
             say(str(record["engines"][-1]))
     if len({one["sha256"] for one in record["engines"]}) > 1:
