@@ -26,11 +26,11 @@ ranking = diffacet.load(args.runs / "ranking")
 history = args.history.split(",") if args.history else matching.examples()[0].history[-20:]
 
 found = matching.recommend(history, args.among)
-names = dict(zip(map(str, found.item_id), found.titles if found.titles is not None else found.item_id, strict=True))
+titles = {} if found.titles is None else dict(zip(map(str, found.item_id), found.titles, strict=True))
 ranked = ranking.rerank(history, found.item_id.to_list(), found.score.tolist(), user=args.user)
 
 print(f"{len(found)} candidates for a history of {len(history)} items; the first {args.k} in the order of their clicks")
 print("place  was  probability  item")
 for place, row in enumerate(ranked.head(args.k).iter_rows(named=True), 1):
-    unknown = "" if row["known"] else "  (no showing of it in training)"
-    print(f"{place:5}{row['place']:5}{row['probability']:13.3f}  {row['item_id']} {names[row['item_id']]}{unknown}")
+    words = f"{row['item_id']} {titles.get(row['item_id'], '')}{'' if row['known'] else '  (never shown in training)'}"
+    print(f"{place:5}{row['place']:5}{row['probability']:13.3f}  {words.strip()}")

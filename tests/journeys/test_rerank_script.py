@@ -51,7 +51,7 @@ def test_the_script_goes_from_a_raw_log_to_reranked_candidates(tmp_path, call, m
         runpy.run_path(str(EXAMPLES / "rerank.py"), run_name="__main__")
         head, _, *rows = capsys.readouterr().out.splitlines()
         assert "in the order of their clicks" in head
-        found = [re.fullmatch(r" +(\d+) +(\d+) +(0\.\d+)  (\d+) \d+", row).groups() for row in rows]
+        found = [re.fullmatch(r" +(\d+) +(\d+) +(0\.\d+)  (\d+)", row).groups() for row in rows]
         assert [int(place) for place, *_ in found] == [1, 2, 3, 4]
         chances = [float(chance) for *_, chance, _ in found]
         assert chances == sorted(chances, reverse=True)
