@@ -3,6 +3,8 @@
 #
 #   examples/rerank.sh ratings.csv runs/rerank                 # columns user_id, item_id, timestamp, rating
 #   MATCHING='--max-steps 300' RANKING='--set lr=0.003' examples/rerank.sh ratings.csv runs/rerank
+#   HISTORY=50,181,172 examples/rerank.sh ratings.csv runs/rerank
+#   python examples/rerank.py runs/rerank                      # the last step from Python
 #
 # DMI finds candidates in the whole catalogue; DiffuMIN says how likely each is a click. Each step can be killed: run the
 # script again, and what is finished stays while the rest goes on.
@@ -22,8 +24,7 @@ diffacet evaluate "$out/matching"
 diffacet evaluate "$out/ranking"
 
 # 4. A user's history, oldest first, to 10 items: found by the first model, put in order by the second.
-history=${HISTORY:-$(diffacet stats "$out/log" --json | python3 -c 'import json, sys, pathlib; import polars
-data = json.load(sys.stdin)["path"]
-log = polars.read_parquet(pathlib.Path(data) / "interactions.parquet")
-print(*log.filter(user_id=log["user_id"][0])["item_id"].tail(10), sep=",")')}
+# Without HISTORY it is one that the matching run holds out; runs carry a few to look at, wherever their data are.
+history=${HISTORY:-$(python3 -c 'import sys, diffacet
+print(*diffacet.Recommender.load(sys.argv[1]).examples()[0].history[-10:], sep=",")' "$out/matching")}
 diffacet recommend "$out/matching" --history "$history" --k 10 --rerank "$out/ranking"

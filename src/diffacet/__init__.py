@@ -7,13 +7,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diffacet.app.batch_candidates import write_candidates
     from diffacet.app.clicks.run import ClickRun
+    from diffacet.app.demo import example_log
     from diffacet.app.importing import import_log, import_split
     from diffacet.app.report import build as build_report
     from diffacet.app.runs import Run, load, train
     from diffacet.app.search import tune
     from diffacet.app.serving.recommender import Recommender
     from diffacet.app.splitting import split_data
+    from diffacet.app.studies.beside import compare_runs
     from diffacet.core.contract import Card, Preset, Training
     from diffacet.data.clicks import open as open_clicks
     from diffacet.data.interactions import Interactions
@@ -50,7 +53,9 @@ _HOME = {
     "UnknownItem": "errors",
     "build_report": "app.report:build",
     "card": "models",
+    "compare_runs": "app.studies.beside",
     "evaluate": "rank.evaluate",
+    "example_log": "app.demo",
     "import_log": "app.importing",
     "import_split": "app.importing",
     "load": "app.runs",
@@ -61,6 +66,7 @@ _HOME = {
     "split_data": "app.splitting",
     "train": "app.runs",
     "tune": "app.search",
+    "write_candidates": "app.batch_candidates",
     "write_data": "data.store:write",
 }
 
@@ -87,7 +93,9 @@ __all__ = [
     "__version__",
     "build_report",
     "card",
+    "compare_runs",
     "evaluate",
+    "example_log",
     "import_log",
     "import_split",
     "load",
@@ -98,6 +106,7 @@ __all__ = [
     "split_data",
     "train",
     "tune",
+    "write_candidates",
     "write_data",
 ]
 

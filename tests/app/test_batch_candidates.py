@@ -114,6 +114,15 @@ def newer(folder, *rows):
     return folder
 
 
+def test_the_public_function_takes_the_wish_in_words(written, shop_run, shop_data, tmp_path):
+    _, table = written(Wish(K, exclude_seen=False, diversity=0.7, block=BLOCK))
+    told = diffacet.write_candidates(
+        shop_run, shop_data, tmp_path / "more.parquet", K, exclude_seen=False, diversity=0.7, threads=1
+    )
+    assert told["rows"] == len(table)
+    assert pl.read_parquet(tmp_path / "more.parquet").equals(table)
+
+
 def test_newer_data_are_matched_by_ids(written, shop_run, tmp_path):
     rows = [(1, "3"), (2, "new"), (1, "new"), (3, "40"), (1, "5"), (3, "older"), (3, "39")]
     rows += [(4, str(item)) for item in range(1, 41)]  # has met the whole catalogue

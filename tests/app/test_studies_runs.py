@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+import diffacet
 from diffacet import files
 from diffacet.app import cli, runs
 from diffacet.app.importing import import_log
@@ -281,6 +282,41 @@ def test_compare_groups_runs_by_all_but_their_seeds(out, capsys):
     assert "for want of two seeds" in sheet.notes[-1]
     by_study = pl.read_parquet(out / "results.parquet").filter(label="DMI, K = 1", on="test", metric="recall@5")
     assert sheet.lines[1].values("recall@5", "test") == pytest.approx(by_study["value"].to_list())
+
+
+def test_runs_are_compared_under_labels_of_ones_own(out):
+    """Rows are what they are called and as they were loaded; numbers and tests are those of the study."""
+    places = {name: [out / f"runs/shop/{name}-s{seed}/run" for seed in (1, 0)] for name in ("pop", "dmi-k-1")}
+    loaded = {name: [runs.load(place) for place in some] for name, some in places.items()}
+    bare = [runs.load(place, set={"refine_steps": 0}) for place in places["dmi-k-1"]]
+    groups = {"popular": loaded["pop"], "DMI": loaded["dmi-k-1"], "bare": bare}
+    counted = []
+    page = diffacet.compare_runs(
+        groups, metrics=("ndcg@5", "recall@5"), base="DMI", progress=lambda *so_far: counted.append(so_far)
+    )
+    (sheet,) = page.sheets
+    assert [(line.label, [trial.key[2] for trial in line.trials]) for line in sheet.lines] == [
+        ("popular", [0, 1]),
+        ("DMI", [0, 1]),
+        ("bare", [0, 1]),
+    ]
+    assert counted[-1] == (6, 6)
+    table = pl.read_parquet(out / "results.parquet").filter(on="test", metric="recall@5", label="DMI, K = 1, unrefined")
+    assert sheet.lines[2].values("recall@5", "test") == pytest.approx(table["value"].to_list())
+    assert {(pair.one, pair.other, pair.metric) for pair in sheet.pairs} == {
+        (label, "DMI", metric) for label in ("popular", "bare") for metric in ("ndcg@5", "recall@5")
+    }
+
+    for wrong, said in (
+        ({}, "nothing to compare; give each label its runs"),
+        ({"a": bare, "b": []}, "nothing to compare under 'b'"),
+        ({"a": [bare[0], bare[0]]}, "are the same run: a, seed 1; name each once"),
+    ):
+        with pytest.raises(BadRun, match=said):
+            diffacet.compare_runs(wrong)
+    for changes, said in (({"on": "train"}, "on takes valid or test"), ({"base": "DIM"}, "no row 'DIM'; did you mean")):
+        with pytest.raises(BadSetting, match=said):
+            diffacet.compare_runs(groups, **changes)
 
 
 @pytest.mark.parametrize(

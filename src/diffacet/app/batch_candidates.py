@@ -26,7 +26,7 @@ from diffacet.rank.candidates import Query
 from diffacet.rank.merging import Lists
 from diffacet.rank.retriever import Retriever
 
-__all__ = ["Engine", "Wish", "Work", "here", "write"]
+__all__ = ["Engine", "Wish", "Work", "here", "write", "write_candidates"]
 
 FORMAT = 1
 _USUAL = Wish()
@@ -65,6 +65,24 @@ def here(work: Work) -> Iterator[int]:
             lists.append(one)
             yield len(one[0])
         work.parts.add(work.answering.table(rows, lists))
+
+
+def write_candidates(
+    run: Path | str,
+    data: Path | str,
+    out: Path | str,
+    k: int = 50,
+    *,
+    exclude_seen: bool = True,
+    diversity: float = 0.0,
+    **how: Any,
+) -> dict[str, Any]:
+    """Write candidates for every user of a data directory into the Parquet file `out`, as `diffacet candidates` does.
+
+    The columns are user_id, item_id, rank (from 1), score and interest; `how` are further arguments of `write`, which
+    says what is returned and raised: users, index, refine_steps, set, device, threads, resume, progress, tell.
+    """
+    return write(run, data, out, Wish(k, exclude_seen, diversity), **how)
 
 
 def write(

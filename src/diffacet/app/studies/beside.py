@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,49 @@ def page(
         return _of_study(where, read, on, metrics, base)
     if not paths:
         raise BadRun("nothing to compare; name run directories, or a study's folder")
-    return _of_runs(paths, on or "test", metrics, base, data, device, progress)
+    found = [runs.load(path, device=device) for path in paths]
+    _check_data(found)
+    return _of_groups(_groups(found), on or "test", metrics, base, data, device, progress)
+
+
+def compare_runs(
+    groups: Mapping[str, Sequence[AnyRun]],
+    *,
+    on: str = "test",
+    metrics: Sequence[str] = (),
+    base: str | None = None,
+    data: Path | str | None = None,
+    device: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> Page:
+    """Runs side by side under labels of one's own: means and deviations over seeds, paired tests.
+
+    A run is asked as it was loaded, so `load(path, set={"refine_steps": 0})` is a row beside the same run as trained.
+    `page.sheets[0]` has `lines`, one a label, each with `mean(metric, on)` and `deviation(metric, on)`, and `pairs`,
+    one for each tested metric and label but `base`: `mean`, `low` and `high` of the difference, `p_users`, `p_seeds`.
+
+    Args:
+        groups: label -> runs that differ in their seeds only. Runs of two labels are paired by split and seeds.
+        on: "valid" or "test".
+        metrics: columns, the first two of which are tested (of models of clicks auc is); none: the usual ones.
+        base: the label that the others are compared with; None: the first.
+        data: the runs' data directory, where it has moved.
+        device: where runs are measured.
+        progress: told (runs measured, all runs).
+
+    Raises:
+        BadRun: no run, runs of different data or of models of clicks beside others, two runs of one label with one
+            seed.
+        BadSetting: an unknown metric or label.
+    """
+    if on not in ("valid", "test"):
+        raise BadSetting(f"on takes valid or test; got '{on}'")
+    empty = next((label for label, some in groups.items() if not some), None)
+    if not groups or empty is not None:
+        raise BadRun(f"nothing to compare{'' if empty is None else f' under {empty!r}'}; give each label its runs")
+    _check_data([run for some in groups.values() for run in some])
+    ordered = {label: _ordered(label, some) for label, some in groups.items()}
+    return _of_groups(ordered, on, metrics, base, None if data is None else Path(data), device, progress)
 
 
 def write(page: Page, out: Path) -> None:
@@ -97,8 +140,8 @@ def _of_study(where: Path, read: spec.Study | None, on: str | None, metrics: Seq
     return conduct.reread(plan, where)
 
 
-def _of_runs(
-    paths: Sequence[Path],
+def _of_groups(
+    groups: Mapping[str, Sequence[AnyRun]],
     on: str,
     metrics: Sequence[str],
     base: str | None,
@@ -106,10 +149,9 @@ def _of_runs(
     device: str,
     progress: Callable[[int, int], None] | None,
 ) -> Page:
-    found = [runs.load(path, device=device) for path in paths]
-    _check_data(found)
+    """The tables of runs that are in order, all of one data set."""
+    found = [run for some in groups.values() for run in some]
     first = found[0].about["data"]
-    groups = _groups(found)
     shown, tests = _checked(found, metrics)
     against = base or next(iter(groups))
     _check_base(against, list(groups))
@@ -175,13 +217,19 @@ def _groups(found: Sequence[AnyRun]) -> dict[str, list[AnyRun]]:
         label, number = _label(some[0]), 2
         while label in groups:
             label, number = f"{_label(some[0])} ({number})", number + 1
-        groups[label] = sorted(some, key=_seeds)
-        for one, other in zip(groups[label], groups[label][1:], strict=False):
-            if _seeds(one) == _seeds(other):
-                raise BadRun(
-                    f"{one.path} and {other.path} are the same run: {label}, seed {_seeds(one)[1]}; name each once"
-                )
+        groups[label] = _ordered(label, some)
     return groups
+
+
+def _ordered(label: str, some: Sequence[AnyRun]) -> list[AnyRun]:
+    """The runs of one row in the order of their seeds; raises BadRun for two of one seed."""
+    ordered = sorted(some, key=_seeds)
+    for one, other in pairwise(ordered):
+        if _seeds(one) == _seeds(other):
+            raise BadRun(
+                f"{one.path} and {other.path} are the same run: {label}, seed {_seeds(one)[1]}; name each once"
+            )
+    return ordered
 
 
 def _seeds(run: AnyRun) -> tuple[int, int]:
