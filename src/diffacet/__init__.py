@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diffacet.app.cards import card
     from diffacet.app.clicks.run import ClickRun
     from diffacet.app.importing import import_log, import_split
     from diffacet.app.report import build as build_report
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from diffacet.data.store import open as open_data
     from diffacet.data.store import write as write_data
     from diffacet.errors import BadLog, BadRun, BadSetting, DiffacetError, MissingExtra, UnknownItem
-    from diffacet.models import card
     from diffacet.rank.candidates import Candidates, Query
     from diffacet.rank.evaluate import evaluate
     from diffacet.rank.retriever import Retriever
@@ -49,7 +49,7 @@ _HOME = {
     "Training": "core.contract",
     "UnknownItem": "errors",
     "build_report": "app.report:build",
-    "card": "models",
+    "card": "app.cards",
     "evaluate": "rank.evaluate",
     "import_log": "app.importing",
     "import_split": "app.importing",

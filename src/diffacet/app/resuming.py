@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from diffacet.app import settings
+from diffacet.app.cards import card
 from diffacet.errors import BadRun
-from diffacet.models import card
 
 
 def check(out: Path, before: Mapping[str, Any], told: Mapping[str, Any]) -> None:
