@@ -38,7 +38,7 @@ def names() -> list[str]:
 
 
 def origin(name: str) -> str | None:
-    """The code of a model from elsewhere, as run.json tells it: a file with its SHA-256, or a package; else None."""
+    """The code of a model from elsewhere, for run.json: a file and its SHA-256 (the start), or a package; or None."""
     return _found(name)[1]
 
 
@@ -74,7 +74,7 @@ def _points() -> dict[str, metadata.EntryPoint]:
 
 
 def _of_files() -> Iterator[tuple[Card, str]]:
-    """Each card of the files in FILES, with the file's name and SHA-256."""
+    """Each card of the files in FILES, with the name of the file and the start of its SHA-256."""
     for path in map(Path, filter(None, os.environ.get(FILES, "").split(os.pathsep))):
         try:
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -83,7 +83,7 @@ def _of_files() -> Iterator[tuple[Card, str]]:
                 f"{FILES} names {path}, which cannot be read ({error.strerror}); name a file that is there, or unset it"
             ) from error
         for one in _cards(_module(path.resolve(), digest), str(path)):
-            yield one, f"{path.name}, SHA-256 {digest}"
+            yield one, f"{path.name}, SHA-256 {digest[:16]}"
 
 
 def _module(path: Path, digest: str) -> ModuleType:
