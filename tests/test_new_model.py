@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import pickle
+import subprocess
 import sys
 from pathlib import Path
 
@@ -121,7 +123,7 @@ def test_a_file_that_is_gone_or_none_of_python(tmp_path, monkeypatch):
         diffacet.card("dmi")
     (tmp_path / "model.txt").write_text("CARDS = []")
     monkeypatch.setenv("DIFFACET_MODELS", str(tmp_path / "model.txt"))
-    with pytest.raises(diffacet.BadSetting, match="no Python file"):
+    with pytest.raises(diffacet.BadSetting, match="no Python module"):
         diffacet.card("dmi")
 
 
@@ -142,6 +144,24 @@ def test_a_changed_file_is_read_anew(tmp_path, monkeypatch):
     assert diffacet.card("fading-mean") is first
     place.write_text(text.replace('"untuned"', '"tuned"'))
     assert diffacet.card("fading-mean").presets["best"].source == "tuned"
+
+
+def test_two_files_of_one_name_are_refused(tmp_path, monkeypatch):
+    other = tmp_path / FILE.name
+    other.write_text(FILE.read_text(encoding="utf-8"))
+    monkeypatch.setenv("DIFFACET_MODELS", os.pathsep.join([str(FILE), str(other)]))
+    with pytest.raises(diffacet.BadSetting, match=r"two files called new_model\.py"):
+        diffacet.card("fading-mean")
+
+
+def test_its_settings_reach_processes_that_know_no_card_yet(elsewhere, tmp_path):
+    """A study hands settings to its workers, each a new process that reads them before anything else."""
+    (tmp_path / "settings").write_bytes(pickle.dumps(elsewhere.presets["best"]))
+    asked = (
+        "import pathlib, pickle, sys; chosen = pickle.loads(pathlib.Path(sys.argv[1]).read_bytes()); import diffacet; "
+        "assert isinstance(chosen.model, diffacet.card('fading-mean').config)"
+    )
+    subprocess.run([sys.executable, "-c", asked, tmp_path / "settings"], check=True)
 
 
 def test_a_file_given_as_the_name_of_a_model_is_explained(call):

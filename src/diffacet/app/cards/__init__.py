@@ -6,7 +6,7 @@ A run directory tells the name of its model, never where code is to be loaded fr
 """
 
 import hashlib
-import importlib.util
+import importlib
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -25,6 +25,9 @@ FILES = "DIFFACET_MODELS"
 
 PACKAGES = "diffacet.models"
 """The group of entry points: name of a model = module with its card."""
+
+_READ: dict[str, tuple[Path, str]] = {}
+"""Modules of files, by name: which file, and what of it, they were made from."""
 
 
 def card(name: str) -> Card:
@@ -73,33 +76,39 @@ def _points() -> dict[str, metadata.EntryPoint]:
     return {point.name: point for point in metadata.entry_points(group=PACKAGES)}
 
 
+def _files() -> list[Path]:
+    return [Path(name).resolve() for name in os.environ.get(FILES, "").split(os.pathsep) if name]
+
+
 def _of_files() -> Iterator[tuple[Card, str]]:
     """Each card of the files in FILES, with the name of the file and the start of its SHA-256."""
-    for path in map(Path, filter(None, os.environ.get(FILES, "").split(os.pathsep))):
+    files = _files()
+    for path in files:
+        if path.suffix != ".py" or "." in path.stem:
+            raise BadSetting(f"{FILES} names {path}, which is no Python module; its name is letters and digits and .py")
+        if sum(path.stem == other.stem for other in files) > 1:
+            raise BadSetting(f"{FILES} names two files called {path.name}; rename one of them")
         try:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         except OSError as error:
             raise BadSetting(
                 f"{FILES} names {path}, which cannot be read ({error.strerror}); name a file that is there, or unset it"
             ) from error
-        for one in _cards(_module(path.resolve(), digest), str(path)):
-            yield one, f"{path.name}, SHA-256 {digest[:16]}"
+        for one in _cards(_module(path, digest), str(path)):
+            yield one, f"{path.name}, SHA-256 {digest}"
 
 
 def _module(path: Path, digest: str) -> ModuleType:
-    """The file as a module. It is run once, so that its classes are the same whoever asks, until it is changed."""
-    name = f"{PACKAGES}:{path}:{digest}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise BadSetting(f"{FILES} names {path}, which is no Python file; its name ends in .py")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where annotations are looked up
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
+    """The file as a module of this package. It is run once, so that its classes stay the same, until it is changed."""
+    name, read = f"{__name__}.{path.stem}", (path, digest)
+    there = sys.modules.get(name)
+    if there is not None and _READ.get(name, read) != read:
         del sys.modules[name]
-        raise
+    if str(path.parent) != __path__[0]:
+        __path__.insert(0, str(path.parent))
+    importlib.invalidate_caches()
+    module = importlib.import_module(name)
+    _READ[name] = read
     return module
 
 
@@ -111,3 +120,7 @@ def _cards(module: ModuleType, where: str) -> list[Card]:
         if one.name in MODELS:
             raise BadSetting(f"{where} calls a model '{one.name}', as diffacet calls one of its own; rename it")
     return cards
+
+
+# A process that is given settings of such a model imports its module by name, before it asks for any card.
+__path__[:0] = [str(path.parent) for path in _files()]
