@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffacet.app.batch_candidates import write_candidates
+    from diffacet.app.cards import card
     from diffacet.app.clicks.run import ClickRun
     from diffacet.app.demo import example_log
     from diffacet.app.importing import import_log, import_split
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from diffacet.data.store import open as open_data
     from diffacet.data.store import write as write_data
     from diffacet.errors import BadLog, BadRun, BadSetting, DiffacetError, MissingExtra, UnknownItem
-    from diffacet.models import card
     from diffacet.rank.candidates import Candidates, Query
     from diffacet.rank.evaluate import evaluate
     from diffacet.rank.retriever import Retriever
@@ -52,7 +52,7 @@ _HOME = {
     "Training": "core.contract",
     "UnknownItem": "errors",
     "build_report": "app.report:build",
-    "card": "models",
+    "card": "app.cards",
     "compare_runs": "app.studies.beside",
     "evaluate": "rank.evaluate",
     "example_log": "app.demo",

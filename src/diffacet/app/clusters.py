@@ -25,6 +25,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from diffacet import files
+from diffacet.app.cards import card
 from diffacet.core.clusters import check_count
 from diffacet.core.contract import IntArray
 from diffacet.data.sequences import Sequences
@@ -32,7 +33,6 @@ from diffacet.data.store import Dataset
 from diffacet.data.user_ranges import Beginnings
 from diffacet.errors import BadRun, BadSetting
 from diffacet.learn.fit import Moment
-from diffacet.models import card
 
 FORMAT = 1
 MODEL, PRESET = "lightgcn", "paper"

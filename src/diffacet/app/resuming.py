@@ -6,8 +6,8 @@ from typing import Any
 
 from diffacet import files
 from diffacet.app import settings
+from diffacet.app.cards import card
 from diffacet.errors import BadRun, DiffacetError
-from diffacet.models import card
 
 
 def check(out: Path, before: Mapping[str, Any], told: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ import polars as pl
 from torch import nn
 
 from diffacet import files
-from diffacet.app import resuming, settings
+from diffacet.app import cards, resuming, settings
 from diffacet.app.environment import pick_device
 from diffacet.core.contract import Card, Facts, Preset, Training
 from diffacet.errors import BadRun, BadSetting
@@ -35,9 +35,11 @@ def chosen(card: Card, preset: str, changes: Changes, seed: int, max_steps: int 
 
 
 def told_settings(name: str, preset: str, chosen: Preset) -> dict[str, Any]:
-    """How run.json of a new run begins: format, model, preset, settings."""
+    """How run.json of a new run begins: format, model (its code too, where it is none of ours), preset, settings."""
     told = {"model": dataclasses.asdict(chosen.model), "training": dataclasses.asdict(chosen.training)}
-    return {"format": FORMAT, "model": name, "preset": preset, "settings": told}
+    code = cards.origin(name)
+    elsewhere = {} if code is None else {"model_code": code}
+    return {"format": FORMAT, "model": name, **elsewhere, "preset": preset, "settings": told}
 
 
 def stored(path: Path, card: Card, told: Mapping[str, Any], changes: Changes) -> Preset:

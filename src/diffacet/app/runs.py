@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from torch import nn
 
-from diffacet.app import clusters, fitting, golden, rundir, settings, splitting
+from diffacet.app import cards, clusters, fitting, golden, rundir, settings, splitting
 from diffacet.app.clicks import training as click_training
 from diffacet.app.clicks.run import ClickRun, Reading
 from diffacet.app.clicks.run import load as load_clicks
@@ -35,7 +35,6 @@ from diffacet.data.streamed_split import StreamedSplit
 from diffacet.errors import BadRun, BadSetting
 from diffacet.learn import checkpoint
 from diffacet.learn.checkpoint import Record
-from diffacet.models import card as card_of
 from diffacet.rank.categories import ItemCategories, check_primary
 from diffacet.rank.evaluate import check_average
 from diffacet.rank.evaluate import evaluate as measure
@@ -229,7 +228,7 @@ def train(
     Raises:
         BadSetting, BadLog, BadRun: before anything is written, but for a checkpoint that cannot be.
     """
-    data, out, card = Path(data), Path(out), card_of(name)
+    data, out, card = Path(data), Path(out), cards.card(name)
     chosen = rundir.chosen(card, preset, set, seed, max_steps)
     if threads < 1:
         raise BadSetting(f"threads is at least 1; got {threads}")
@@ -266,7 +265,7 @@ def load(
     """
     path = Path(path)
     told = rundir.read_about(path)
-    card = card_of(told["model"])
+    card = cards.card_of(path, told)
     if card.task == "click":
         return load_clicks(path, told, card, set, device)
     chosen = rundir.stored(path, card, told, set)

@@ -213,10 +213,10 @@ def stats(directory: o.DataDir, as_json: o.Json = False) -> None:
 def models(name: o.MaybeModel = None, as_json: o.Json = False) -> None:
     """The models and their settings."""
     from diffacet.app import settings, show
-    from diffacet.models import MODELS, card
+    from diffacet.app.cards import card, names
 
     if name is None:
-        cards = [card(each) for each in MODELS]
+        cards = [card(each) for each in names()]
         if as_json:
             print_json({"models": [show.about(each) for each in cards]})
         else:

@@ -84,8 +84,8 @@ def reading(
     Raises:
         BadSetting: one is out of range, or `split_seed` was given for a model of clicks.
     """
+    from diffacet.app.cards import card
     from diffacet.app.clicks.run import Reading
-    from diffacet.models import card
 
     if split_seed and card(model).task == "click":
         raise BadSetting(f"--split-seed shuffles users, and {model} is a model of clicks, whose data are split by time")

@@ -100,9 +100,9 @@ def train(
         BadSetting, BadLog, BadRun: as `runs.train`; BadRun too when workers were lost too often.
     """
     from diffacet.app import fitting, rundir, runs
+    from diffacet.app.cards import card as card_of
     from diffacet.data import store
     from diffacet.learn.sharing import check_workers
-    from diffacet.models import card as card_of
 
     data, out, card = Path(data).absolute(), Path(out).absolute(), card_of(name)
     chosen = rundir.chosen(card, preset, set, seed, max_steps)
@@ -162,8 +162,8 @@ def _work(told: Mapping[str, Any]) -> None:
     from torch import distributed
 
     from diffacet.app import fitting, runs
+    from diffacet.app.cards import card as card_of
     from diffacet.core.world import OtherFailed, World, entered
-    from diffacet.models import card as card_of
 
     work: Work = told["work"]
     refused = _refused(work.out)

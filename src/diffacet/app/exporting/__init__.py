@@ -20,6 +20,7 @@ from torch.export import ExportedProgram
 
 from diffacet import files
 from diffacet.app import rundir, show
+from diffacet.app.cards import card_of
 from diffacet.app.exporting import checks, guide, programs, vectors
 from diffacet.app.exporting.programs import Encode, FloatArray, NoProgram
 from diffacet.app.rundir import Changes
@@ -27,7 +28,6 @@ from diffacet.app.serving import state
 from diffacet.app.serving.recommender import Recommender
 from diffacet.core.contract import Matcher
 from diffacet.errors import BadRun, BadSetting, nearest, require
-from diffacet.models import card as card_of
 from diffacet.rank.index import KINDS
 
 FORMAT = 1
@@ -227,10 +227,10 @@ def _with_onnx(asked: bool | None) -> bool:
 
 def _check_task(path: Path) -> None:
     """Refuse a run of a click model before anything is loaded."""
-    name = rundir.read_about(path)["model"]
-    if card_of(name).task == "click":
+    card = card_of(path, rundir.read_about(path))
+    if card.task == "click":
         raise BadRun(
-            f"{path} is a run of {name}, a model of clicks, which has no vectors to export; score showings with "
+            f"{path} is a run of {card.name}, a model of clicks, which has no vectors to export; score showings with "
             f"'diffacet predict'"
         )
 

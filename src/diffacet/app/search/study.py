@@ -25,6 +25,7 @@ import polars as pl
 
 from diffacet import files
 from diffacet.app import settings, splitting
+from diffacet.app.cards import card as card_of
 from diffacet.app.clicks.run import Reading, check_clicks, check_items, open_data
 from diffacet.app.clicks.training import check_classes
 from diffacet.app.environment import environment, pick_device
@@ -38,7 +39,6 @@ from diffacet.data import store
 from diffacet.data.clicks import Packed
 from diffacet.data.store import Dataset
 from diffacet.errors import BadRun, BadSetting, require
-from diffacet.models import card as card_of
 from diffacet.rank.metrics import check_metric
 
 FORMAT = 1

@@ -7,13 +7,13 @@ weights and of the order of the samples. Metrics are of all samples together, so
 import dataclasses
 from collections.abc import Sequence
 
+from diffacet.app.cards import card
 from diffacet.app.clicks.run import AUTO
 from diffacet.app.clicks.training import METRICS as VALIDATION
 from diffacet.app.studies import spec
 from diffacet.app.studies.spec import Ask, Study
 from diffacet.data.clicks import splitting
 from diffacet.errors import BadSetting, nearest
-from diffacet.models import card
 
 HIGHER, LOWER = ("auc", "gauc"), ("log_loss", "ne", "ece")
 """Metrics of which the highest, and of which the lowest is the best."""

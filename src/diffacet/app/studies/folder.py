@@ -16,11 +16,11 @@ from typing import Any
 
 from diffacet import files
 from diffacet.app import rundir, settings
+from diffacet.app.cards import card
 from diffacet.app.studies.plan import Cut, Job, Place, Plan, assemble
 from diffacet.app.studies.spec import Study, parse
 from diffacet.app.studies.work import RESULT, kept, wanted_of
 from diffacet.errors import BadRun
-from diffacet.models import card
 
 FORMAT = 1
 ABOUT, RUNS, LOCK = "study.json", "runs", ".lock"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffacet.app import settings, splitting
+from diffacet.app.cards import card
 from diffacet.app.clicks.run import Reading, check_clicks, check_items, open_data
 from diffacet.app.clicks.training import check_classes
 from diffacet.app.studies import clicks
@@ -18,7 +19,6 @@ from diffacet.data import store
 from diffacet.data.clicks import SAMPLES
 from diffacet.data.splits import MASKING
 from diffacet.errors import BadSetting, nearest
-from diffacet.models import card
 from diffacet.rank.metrics import METRICS, check_metric
 
 BY_USER = (*METRICS, "conc", "conc_merged", "div_all", "div_hit_mean", "kinds", "kinds_all", "uncategorised")
