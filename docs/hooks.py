@@ -13,6 +13,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from diffacet.models import MODELS, card
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
@@ -95,9 +97,9 @@ def _filled(entry: Any) -> Any:
             grouped.setdefault(results.group(path), []).append({name: links.place(path)})
         return [f"{entry}index.md", *({title: grouped[title]} for title in ("Studies", "Measurements"))]
     if entry == "python/":
-        return [f"{entry}index.md", *({title: list(_named(entry, names))} for title, names in python.GROUPS.items())]
+        return [f"{entry}index.md", *({title: list(_named(entry, names))} for title, names in python.groups().items())]
     if entry == "models/":
-        tasks = {task: [name for name in models.MODELS if models.card(name).task == task] for task in models.TASKS}
+        tasks = {task: [name for name in MODELS if card(name).task == task] for task in models.TASKS}
         of_task = ({task.capitalize(): list(_named(entry, names))} for task, names in tasks.items())
         return [f"{entry}index.md", *of_task, {"Settings of the training": f"{entry}training.md"}]
     return [f"{entry}index.md", *_named(entry, commands.commands())]

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import typer
-from diffacet.app.cli import app
 
+from diffacet.app.cli import app
 from making.text import cell, code, table
 
 AFTER = """## What all commands share
 
-An answer is exit code 0; bad input is one line on standard error and exit code 2; Ctrl-C is 130. Commands with `--json` print one
-object and nothing else on standard output. Progress goes to standard error.
+An answer is exit code 0; bad input is one line on standard error and exit code 2; Ctrl-C is 130. Commands with
+`--json` print one object and nothing else on standard output. Progress goes to standard error.
 """
 
 
@@ -26,8 +26,8 @@ def pages() -> Iterator[tuple[str, str]]:
     """(place in the site, text) of the list of commands and of each command."""
     found = commands()
     rows = [(f"[`{name}`]({name}.md)", cell(command.get_short_help_str(200))) for name, command in found.items()]
-    lead = "# Command line\n\n`diffacet COMMAND --help` says the same in a terminal, and `diffacet --help` lists these:\n\n"
-    yield "commands/index.md", lead + table(("command", "what it does"), rows) + "\n" + AFTER
+    lead = "# Command line\n\n`diffacet COMMAND --help` says the same in a terminal, and `diffacet --help` lists these:"
+    yield "commands/index.md", "\n\n".join((lead, table(("command", "what it does"), rows), AFTER))
     for name, command in found.items():
         yield f"commands/{name}.md", page(name, command)
 
@@ -46,11 +46,11 @@ def page(name: str, command: Any) -> str:
     if arguments:
         rows = [(f"`{one.metavar or one.name.upper()}`", cell(one.help or "")) for one in arguments]
         parts += ["## Arguments", table(("argument", "meaning"), rows)]
-    rows = []
+    told = []
     for one in options:
         names, value = _spelled(one, command)
-        rows.append((code(names), _default(one), f"{code(value)} {cell(one.help or '')}".strip()))
-    parts += ["## Options", table(("option", "if not given", "value and meaning"), rows)]
+        told.append((code(names), _default(one), f"{code(value)} {cell(one.help or '')}".strip()))
+    parts += ["## Options", table(("option", "if not given", "value and meaning"), told)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -18,11 +18,17 @@ LONG = 200_000
 """Bytes beyond which a file is offered for download instead of shown."""
 
 # Code comes first, so that what looks like a link inside it is left alone.
-_LINK = re.compile(r"^(?P<fence>```|~~~).*?^(?P=fence)|`[^`\n]+`|(?P<open>\]\()(?P<to>[^)\s]+)(?=\))", re.M | re.S)
+_LINK = re.compile(
+    r"^(?P<fence>```|~~~).*?^(?P=fence)|`[^`\n]+`|(?P<open>\]\()(?P<to>[^)\s]+)(?=\))", re.MULTILINE | re.DOTALL
+)
 
 
 def place(path: str) -> str:
     """The site's source path of the repository's file `path`; both have slashes, and no leading one."""
+    if path + "/" in (DOCS, RESULTS):
+        return "index.md" if path + "/" == DOCS else "results/index.md"
+    if path.startswith(RESULTS) and (ROOT / path / "table.md").is_file():
+        path += "/table.md"
     if path.startswith(DOCS):
         return path.removeprefix(DOCS)
     if path.startswith(RESULTS):
@@ -68,7 +74,7 @@ def linked(pages: Iterable[str]) -> dict[str, str]:
     while waiting:
         page, text = waiting.pop()
         for target in targets(text, page):
-            if target.startswith((DOCS, RESULTS)) or target in found:
+            if f"{target}/".startswith((DOCS, RESULTS)) or target in found:
                 continue
             found[target] = _shown(target)
             waiting += [(target, found[target])] if target.endswith(".md") else []

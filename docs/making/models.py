@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from diffacet.app import settings
-from diffacet.core.contract import Card, Training
+from diffacet.core.contract import Card
 from diffacet.models import MODELS, card
-
 from making import results
 from making.text import cell, code, table
 
@@ -29,10 +28,15 @@ LEADS = {
 }
 """Task of a card -> the page that compares its models."""
 _EQUATION = re.compile(r"(?:(\b[A-Z][A-Za-z0-9]+),? )?Eqs?\. (\d+[a-z]?)(?:[-–](\d+[a-z]?))?")
+_FIGURES = f"""Rows of this model as it was trained, from the tables of this repository; seeds, intervals, tests, costs
+and the command are on the page that each section links. Mean ± sample deviation over runs. Rows of this model are
+bold; beside them stand the best costless baseline
+({", ".join(results.COSTLESS)}) and the best row of the same table."""
 _TRAINING = """# Settings of the training
 
-Every trained model has these beside its own, under the same `--set name=value`. Defaults are those of the published matching
-protocol; a model's page shows what its presets set otherwise. Where `diffacet tune` looks differs by model: `diffacet models NAME`.
+Every trained model has these beside its own, under the same `--set name=value`. Defaults are those of the published
+matching protocol; a model's page shows what its presets set otherwise. Where `diffacet tune` looks differs by model:
+`diffacet models NAME`.
 
 """
 
@@ -41,8 +45,8 @@ def pages() -> Iterator[tuple[str, str]]:
     """(place in the site, text) of the list of models, of each model, and of the settings that all share."""
     cards = [card(name) for name in MODELS]
     parts = [
-        "# Models\n\nOne line each; a page has settings, presets, figures with their tables, and code. When to choose which: "
-        "[choosing a model](../choosing.md). `diffacet models` prints the list, `diffacet models NAME` a model's settings."
+        "# Models\n\nOne line each; a page has settings, presets, figures with their tables, and code. When to choose "
+        "which: [choosing a model](../choosing.md). `diffacet models` prints the list, `diffacet models NAME` settings."
     ]
     for task, what in TASKS.items():
         rows = [
@@ -75,16 +79,12 @@ def page(one: Card) -> str:
         f"`--set name=value` changes one. Those of the training are the same for all models: "
         f"[settings of the training](training.md).\n\n{_settings(rows, 'model')}"
         if any(row["group"] == "model" for row in rows)
-        else "None of its own; those of the training are the same for all models: [settings of the training](training.md).",
+        else "None of its own; those of the training are the same for all: [settings of the training](training.md).",
     ]
     found = results.of_model(one.name)
     parts += [
         "## Our figures",
-        "Rows of this model as it was trained, from the tables of this repository; seeds, intervals, tests, costs and the command "
-        "are on the page that each section links. Mean ± sample deviation over runs. A row is bold where it is this model's; "
-        f"beside it stand the best costless baseline ({', '.join(results.COSTLESS)}) and the best row of the same table.\n\n" + found
-        if found
-        else "No study in this repository has a row of this model.",
+        f"{_FIGURES}\n\n{found}" if found else "No study in this repository has a row of this model.",
         "## Code",
         _text(about),
     ]
@@ -93,7 +93,8 @@ def page(one: Card) -> str:
         heads = ("equation", "where", "line", "code")
         parts += ["Where the equations are, by the paper's numbers:", table(heads, equations, (2,))]
     name = f"models/{MODELS[one.name]}.py"
-    parts.append(f'??? example "{name}"\n\n    ```python linenums="1"\n{_indented(inspect.getsource(module), 4)}\n    ```')
+    source = _indented(inspect.getsource(module), 4)
+    parts.append(f'??? example "{name}"\n\n    ```python linenums="1"\n{source}\n    ```')
     return "\n\n".join(parts) + "\n"
 
 
@@ -106,10 +107,10 @@ def _presets(one: Card, rows: list[dict[str, Any]]) -> str:
     parts = ["## Presets", "`best` is taken if `--preset` says no other.", told]
     if changed:
         heads = ("setting", *(code(n) for n in names), "default")
-        lines = [
-            (code(row["name"]), *(code(settings.text(row["presets"][n])) for n in names), code(settings.text(row["default"])))
-            for row in changed
-        ]
+        lines = []
+        for row in changed:
+            values = [code(settings.text(value)) for value in (*(row["presets"][n] for n in names), row["default"])]
+            lines.append((code(row["name"]), *values))
         parts += ["What they set otherwise than the defaults:", table(heads, lines)]
     return "\n\n".join(parts)
 
@@ -150,16 +151,17 @@ def _equations(source: str) -> list[tuple[str, str, str, str]]:
         where = next((name for first, last, name in spans if first <= number <= last), None)
         for match in _EQUATION.finditer(line) if where else ():
             paper, first, last = match.groups()
-            label = f"{paper + ' ' if paper and paper not in ('By', 'The') else ''}Eq. {first}{'-' + last if last else ''}"
-            shown = re.sub(r"\s+# .*$", "", line.strip())
-            shown = "" if where and where.startswith("setting") or not _is_code(shown) else shown
+            told = f"Eq. {first}-{last}" if last else f"Eq. {first}"
+            label = f"{paper} {told}" if paper and paper not in ("By", "The") else told
+            line_of = re.sub(r"\s+# .*$", "", line.strip())
+            shown = line_of if where and not where.startswith("setting") and _is_code(line_of) else ""
             found.append((label, code(where or ""), str(number), code(shown)))
     return sorted(found, key=lambda row: (not row[0].startswith("Eq."), _order(row[0]), int(row[2])))
 
 
 def _is_code(line: str) -> bool:
     """Whether a line is code, and no comment or part of a docstring."""
-    return bool(line) and not line.startswith(("#", '"""')) and not line.endswith('."""') and bool(re.search(r"[=(]", line))
+    return not line.startswith(("#", '"""')) and not line.endswith('."""') and bool(re.search(r"[=(]", line))
 
 
 def _order(label: str) -> tuple[str, int]:
@@ -169,6 +171,3 @@ def _order(label: str) -> tuple[str, int]:
 
 def _indented(text: str, by: int) -> str:
     return "\n".join(" " * by + line if line else "" for line in text.rstrip().split("\n"))
-
-
-__all__ = ["LEADS", "TASKS", "Training", "page", "pages"]

@@ -5,14 +5,14 @@ Modules are read and not run: a page does not depend on which extras are install
 
 import ast
 import functools
+import itertools
 from collections.abc import Iterator
 
 import diffacet
-
 from making.links import ROOT
 from making.text import cell, table
 
-GROUPS = {
+_GROUPS = {
     "Runs": (
         "app.importing",
         "app.splitting",
@@ -63,7 +63,15 @@ GROUPS = {
     ),
     "Hall": ("errors", "seeds", "files"),
 }
-"""Heading -> modules below diffacet, in the order of the navigation."""
+"""Heading -> modules below diffacet; those that define the other public names come to the first."""
+
+
+def groups() -> dict[str, list[str]]:
+    """Heading -> modules below diffacet, in the order of the navigation."""
+    every = {title: list(modules) for title, modules in _GROUPS.items()}
+    homes = {found(*home(name))[0] for name in diffacet.__all__ if name != "__version__"}
+    every["Runs"] += sorted(homes - set(itertools.chain(*every.values())))
+    return every
 
 
 def pages() -> Iterator[tuple[str, str]]:
@@ -75,25 +83,27 @@ def pages() -> Iterator[tuple[str, str]]:
             continue
         module, own, said = found(*home(name))
         rows.append((f"[`diffacet.{name}`][diffacet.{module}.{own}]", cell(said)))
-    modules = [
-        (f"[`diffacet.{module}`]({module}.md)", cell(_docstring(_tree(module)))) for group in GROUPS.values() for module in group
-    ]
-    yield "python/index.md", f"""# Python
+    every = list(itertools.chain(*groups().values()))
+    modules = [(f"[`diffacet.{module}`]({module}.md)", cell(_docstring(_tree(module)))) for module in every]
+    yield (
+        "python/index.md",
+        f"""# Python
 
 ## Public names
 
-These are stable: one that changes warns for a minor version first. They load on first use, so `import diffacet` needs no PyTorch.
+These are stable: one that changes warns for a minor version first. They load on first use, so `import diffacet` needs
+no PyTorch.
 
 {table(("name", "what it is"), rows)}
 ## Modules
 
 What the public names are made of, and what a new model is built from. Free to change between versions.
 
-{table(("module", "what it holds"), modules)}"""
-    for group in GROUPS.values():
-        for module in group:
-            options = "    options: {show_root_heading: false, show_root_toc_entry: false}"
-            yield f"python/{module}.md", f"# diffacet.{module}\n\n::: diffacet.{module}\n{options}\n"
+{table(("module", "what it holds"), modules)}""",
+    )
+    for module in every:
+        options = "    options: {show_root_heading: false, show_root_toc_entry: false}"
+        yield f"python/{module}.md", f"# diffacet.{module}\n\n::: diffacet.{module}\n{options}\n"
 
 
 def home(name: str) -> tuple[str, str]:

@@ -7,13 +7,14 @@ shows a figure without what it must be held against.
 
 import functools
 import re
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-from diffacet.app.studies import clicks, spec
 
+from diffacet.app.studies import clicks, spec
 from making.links import RESULTS, ROOT
 from making.text import cell, code, table
 
@@ -63,10 +64,11 @@ def of_model(name: str) -> str:
     parts = []
     for one in tables():
         own = one.rows.filter((pl.col("model") == name) & (pl.col("ask") == ""))
-        sections = [section for data in own["data"].unique(maintain_order=True) if (section := _section(one, data, name))]
-        if sections:
-            parts.append(f"### {one.name}\n\n[{cell(one.title)}](../results/{one.name}/table.md). {_warned(one)}".rstrip())
-            parts += sections
+        sections = [_section(one, data, name) for data in own["data"].unique(maintain_order=True)]
+        if any(sections):
+            title = f"[{cell(one.title)}](../results/{one.name}/table.md)"
+            parts.append(f"### {one.name}\n\n{title}. {_warned(one)}".rstrip())
+            parts += filter(None, sections)
     return "\n\n".join(parts)
 
 
@@ -80,16 +82,18 @@ def _section(one: Table, data: str, name: str) -> str:
     metrics = _metrics(one, rows)
     if not metrics:
         return ""
-    means = {label: _mean(rows, label, metrics[0], "test") for label in rows["label"].unique(maintain_order=True)}
-    means = {label: value for label, value in means.items() if value is not None}
+    means: dict[str, float] = {}
+    for label in rows["label"].unique(maintain_order=True):
+        mean = _mean(rows, label, metrics[0], "test")
+        means |= {} if mean is None else {label: mean}
     best = min if metrics[0] in clicks.LOWER else max
     model_of = dict(rows.select("label", "model").unique().iter_rows())
     own = [label for label in means if model_of[label] == name]
     if not own:
         return ""
     costless = [label for label in means if model_of[label] in COSTLESS]
-    beside = [("best costless baseline", best(costless, key=means.__getitem__))] if costless else []
-    beside.append(("best of the table", best(means, key=means.__getitem__)))
+    beside = [("best costless baseline", best(costless, key=lambda label: means[label]))] if costless else []
+    beside.append(("best of the table", best(means, key=lambda label: means[label])))
     shown = [(f"**{cell(label)}**", label) for label in own[:MOST_ROWS]]
     for why, label in beside:
         if label not in own[:MOST_ROWS]:
@@ -124,9 +128,9 @@ def _figures(rows: pl.DataFrame, label: str, metrics: list[str]) -> list[str]:
     runs = max(len(_values(rows, label, metric, "test")) for metric in metrics)
     cells = [str(runs)]
     for metric in metrics:
-        values = pl.Series(_values(rows, label, metric, "test"))
-        spread = f" ± {values.std():.4f}" if len(values) > 1 else ""
-        cells.append(f"{values.mean():.4f}{spread}" if len(values) else "–")
+        values = _values(rows, label, metric, "test")
+        spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+        cells.append(f"{statistics.fmean(values):.4f}{spread}" if values else "–")
     for cost, _, form in _COSTS:
         mean = _mean(rows, label, cost, None)
         cells.append("–" if mean is None or (cost == "ms_per_step" and not mean) else form.format(mean))
@@ -139,9 +143,9 @@ def pages() -> list[str]:
 
 
 def files() -> Iterator[str]:
-    """Those and their pictures and records; results.csv is long, and made to be read in a clone."""
+    """Those, their pictures and records, and results.csv of each study."""
     for path in sorted(FOLDER.rglob("*")):
-        if path.suffix in {".md", ".png", ".svg", ".json"}:
+        if path.suffix in {".md", ".png", ".svg", ".json", ".csv"}:
             yield path.relative_to(ROOT).as_posix()
 
 
@@ -156,13 +160,14 @@ def index() -> str:
         lists["/" in place].append((f"[{name}]({place})", cell(title), code(command[1]) if command else ""))
     return f"""# Tables and measurements
 
-Every figure on this site comes from one of these, or from a command that stands beside it. Each page has its command, commit, data,
-seeds and machine. Most studies were cut in seeds and steps, and say so in their first lines; none was run on a GPU.
+Every figure on this site comes from one of these, or from a command that stands beside it. Each page has its command,
+commit, data, seeds and machine. Most studies were cut in seeds and steps, and say so in their first lines; none was
+run on a GPU.
 
 ## Studies
 
-`diffacet study NAME --data DIR --out DIR` makes one again: [reproducing a table](../reproducing.md). Beside each page the repository
-has its `results.csv`, one line for each run and metric.
+`diffacet study NAME --data DIR --out DIR` makes one again: [reproducing a table](../reproducing.md). Beside each page
+lies its `results.csv`, one line for each run and metric.
 
 {table(("study", "what it is", "command"), lists[True])}
 ## Measurements

@@ -2,7 +2,6 @@
 
 from diffacet.app import settings
 from diffacet.models import MODELS, card
-
 from making.text import cell, code, table
 
 HERE = "<!-- symbols of the settings -->"
