@@ -21,17 +21,17 @@ TASKS = {
 }
 """Task of a card -> what is asked."""
 LEADS = {
-    "matching": "does-refinement-help.md",
-    "next-item": "next-item.md",
-    "collaborative": "diffrec.md",
-    "click": "clicks.md",
+    "matching": "[Does refinement help?](../does-refinement-help.md)",
+    "next-item": "[The next item](../next-item.md)",
+    "collaborative": "[DiffRec and its tables](../diffrec.md)",
+    "click": "[Click prediction](../clicks.md)",
 }
-"""Task of a card -> the page that compares its models."""
+"""Task of a card -> the page that compares its models, as a link."""
 _EQUATION = re.compile(r"(?:(\b[A-Z][A-Za-z0-9]+),? )?Eqs?\. (\d+[a-z]?)(?:[-–](\d+[a-z]?))?")
 _FIGURES = f"""Rows of this model as it was trained, from the tables of this repository; seeds, intervals, tests, costs
 and the command are on the page that each section links. Mean ± sample deviation over runs. Rows of this model are
 bold; beside them stand the best costless baseline
-({", ".join(results.COSTLESS)}) and the best row of the same table."""
+({", ".join(results.COSTLESS)}) and the best row of the same table, both as trained, too."""
 _TRAINING = """# Settings of the training
 
 Every trained model has these beside its own, under the same `--set name=value`. Defaults are those of the published
@@ -49,17 +49,17 @@ def pages() -> Iterator[tuple[str, str]]:
         "which: [choosing a model](../choosing.md). `diffacet models` prints the list, `diffacet models NAME` settings."
     ]
     for task, what in TASKS.items():
-        rows = [
-            (f"[`{one.name}`]({one.name}.md)", cell(one.summary), f"{one.paper.venue} {one.paper.year}")
-            for one in cards
-            if one.task == task
-        ]
-        parts.append(f"## {task.capitalize()}\n\nAsked: {what}. Compared in [this page](../{LEADS[task]}).\n")
+        rows = [(f"[`{one.name}`]({one.name}.md)", cell(one.summary), _venue(one)) for one in cards if one.task == task]
+        parts.append(f"## {task.capitalize()}\n\nAsked: {what}. Compared in {LEADS[task]}\n")
         parts.append(table(("name", "what it is", "paper"), rows))
     yield "models/index.md", "\n\n".join(parts)
     for one in cards:
         yield f"models/{one.name}.md", page(one)
     yield "models/training.md", _TRAINING + _settings(settings.describe(cards[0]), "training")
+
+
+def _venue(one: Card) -> str:
+    return "this repository" if one.paper.venue == "software" else f"{one.paper.venue} {one.paper.year}"
 
 
 def page(one: Card) -> str:
@@ -69,8 +69,8 @@ def page(one: Card) -> str:
     about = inspect.getdoc(module) or ""
     parts = [
         f"# {one.name}",
-        f"{cell(one.summary[:1].upper() + one.summary[1:])}. Task: *{one.task}* ({TASKS[one.task]}); "
-        f"how its kind compares: [here](../{LEADS[one.task]}).",
+        f"{cell(one.summary[:1].upper() + one.summary[1:])}. Task: *{one.task}* ({TASKS[one.task]}). "
+        f"Beside others of its kind: {LEADS[one.task]}",
         f"{cell(str(one.paper))}.",
         f'??? quote "BibTeX"\n\n    ```bibtex\n{_indented(one.paper.bibtex(), 4)}\n    ```',
         f"```\ndiffacet train {one.name} --data DIR --out RUN\n```",
@@ -130,8 +130,8 @@ def _settings(rows: list[dict[str, Any]], group: str) -> str:
 
 
 def _text(docstring: str) -> str:
-    """A module's docstring as Markdown: its lines of references and shapes stay lines."""
-    return "\n\n".join("  \n".join(cell(line) for line in part.split("\n")) for part in docstring.split("\n\n"))
+    """A module's docstring as Markdown, paragraph by paragraph; shapes on a line of their own."""
+    return "\n\n".join(cell(part) for part in docstring.replace("\nShapes: ", "\n\nShapes: ").split("\n\n"))
 
 
 def _equations(source: str) -> list[tuple[str, str, str, str]]:

@@ -97,7 +97,10 @@ no PyTorch.
 {table(("name", "what it is"), rows)}
 ## Modules
 
-What the public names are made of, and what a new model is built from. Free to change between versions.
+What the public names are made of, and what a new model is built from. Free to change between versions. Each
+room knows the rooms below it and nothing of those above:
+
+![The rooms of the house, and which of them may import which](../pictures/house.svg)
 
 {table(("module", "what it holds"), modules)}""",
     )

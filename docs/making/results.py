@@ -94,14 +94,17 @@ def _section(one: Table, data: str, name: str) -> str:
     costless = [label for label in means if model_of[label] in COSTLESS]
     beside = [("best costless baseline", best(costless, key=lambda label: means[label]))] if costless else []
     beside.append(("best of the table", best(means, key=lambda label: means[label])))
-    shown = [(f"**{cell(label)}**", label) for label in own[:MOST_ROWS]]
+    why_of = {label: f" ({why})" for why, label in beside}
+    shown = [(f"**{cell(label)}**{why_of.get(label, '')}", label) for label in own[:MOST_ROWS]]
     for why, label in beside:
         if label not in own[:MOST_ROWS]:
             told = f"**{cell(label)}**" if label in own else cell(label)
             shown.append((f"{told} ({why})", label))
     lines = [(told, *_figures(rows, label, metrics)) for told, label in shown]
     heads = ("row", "runs", *metrics, *(head for _, head, _ in _COSTS))
-    more = f"\n{len(own) - MOST_ROWS} more rows of {name} are in the table.\n" if len(own) > MOST_ROWS else ""
+    rest = len(own) - MOST_ROWS
+    told_rest = f"{rest} more rows of {name} are" if rest > 1 else f"One more row of {name} is"
+    more = f"\n{told_rest} in the table.\n" if rest > 0 else ""
     where = f"On `{data}`, test {'samples' if 'samples' in rows['metric'] else 'users'}:"
     return f"{where}\n\n{table(heads, lines, range(1, len(heads)))}{more}".rstrip()
 
@@ -151,13 +154,14 @@ def files() -> Iterator[str]:
 
 def index() -> str:
     """The list of all tables and measurements, each with its title and the command that makes it."""
-    lists: dict[bool, list[tuple[str, str, str]]] = {True: [], False: []}
+    lists: dict[bool, list[tuple[str, str]]] = {True: [], False: []}
     for page in pages():
         text, place = (ROOT / page).read_text(encoding="utf-8"), page.removeprefix(RESULTS)
         command = re.search(r"Command: `([^`]+)`", text)
         name = place.removesuffix("/table.md").removesuffix(".md")
         title = text.partition("\n")[0].removeprefix("# ")
-        lists["/" in place].append((f"[{name}]({place})", cell(title), code(command[1]) if command else ""))
+        made_by = f'<br><span class="more">{code(command[1])}</span>' if command else ""
+        lists["/" in place].append((f"[{name}]({place})", cell(title) + made_by))
     return f"""# Tables and measurements
 
 Every figure on this site comes from one of these, or from a command that stands beside it. Each page has its command,
@@ -169,10 +173,10 @@ run on a GPU.
 `diffacet study NAME --data DIR --out DIR` makes one again: [reproducing a table](../reproducing.md). Beside each page
 lies its `results.csv`, one line for each run and metric.
 
-{table(("study", "what it is", "command"), lists[True])}
+{table(("study", "what it is, and the command"), lists[True])}
 ## Measurements
 
-{table(("page", "what it is", "command"), lists[False])}"""
+{table(("page", "what it is, and the command"), lists[False])}"""
 
 
 def group(page: str) -> str:

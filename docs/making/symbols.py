@@ -1,5 +1,7 @@
 """The symbols of all models' settings, for the glossary: symbol -> names in the code, meanings, models."""
 
+import functools
+
 from diffacet.app import settings
 from diffacet.models import MODELS, card
 from making.text import cell, code, table
@@ -8,6 +10,7 @@ HERE = "<!-- symbols of the settings -->"
 """Where the glossary has the table."""
 
 
+@functools.cache
 def rows() -> dict[tuple[str, str], dict[str, list[str]]]:
     """(symbol, name of the setting) -> meaning -> models."""
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
