@@ -1,7 +1,6 @@
 """A model of your own: one vector a user, the mean of the history with weights that fade with age.
 
 DIFFACET_MODELS=examples/new_model.py diffacet train fading-mean --data DIR --out RUN
-Shapes: B users, L history items, d dimensions, N items.
 """
 
 from typing import Annotated
@@ -27,7 +26,7 @@ class Config:
 
 
 class FadingMean(nn.Module):
-    """u = sum_l w_l h_l with w = softmax(-fade * age) over the history; the fade is learned."""
+    """u = sum_l w_l h_l with w = softmax(-fade * age) over a history of L items; the fade is learned."""
 
     def __init__(self, config: Config, facts: Facts) -> None:
         super().__init__()
