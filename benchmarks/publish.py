@@ -1,4 +1,4 @@
-"""Take a study's output into the repository: its tables and pictures to results/, its rows to README and docs.
+"""Take a study's output into the repository: its tables and pictures to results/, its rows to the docs.
 
     python benchmarks/publish.py dmi-table2 OUT
 
@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 SHOWN = ("recall@20", "hit_rate@20", "recall@50", "hit_rate@50", "ndcg@50")
 PUBLISHED = ("recall@50", "hit_rate@50")
 """Of studies of matching; the others show the metrics of their file, and what is published of them."""
-PAGES = {"README.md": "", "docs/diffrec.md": "../", "docs/next-item.md": "../", "docs/clicks.md": "../"}
+PAGES = {"docs/findings.md": "../", "docs/diffrec.md": "../", "docs/next-item.md": "../", "docs/clicks.md": "../"}
 """Where tables may stand, and how they get from there to the root of the repository."""
 
 
