@@ -23,7 +23,8 @@ class Paper:
 
     def __str__(self) -> str:
         first, *others = self.authors.split(" and ")
-        return f"{first.strip('{}')}{' et al.' if others else ''}, “{self.title}”, {self.venue} {self.year}"
+        comma = "," if self.venue == "software" or self.venue[-1].isdecimal() else ""
+        return f"{first.strip('{}')}{' et al.' if others else ''}, “{self.title}”, {self.venue}{comma} {self.year}"
 
 
 DMI = Paper(
