@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
 
-.PHONY: install demo test lint format docs clean
+.PHONY: install demo test lint format docs benchmarks clean
 
 install: $(STAMP)
 
@@ -41,6 +41,11 @@ $(DOCS_STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $(DOCS_STAMP)
+
+# All models on the data directories that the folder DATA has: hours to days; goes on where it was. Then docs/benchmarks.md.
+benchmarks: install
+	@test -n "$(DATA)" || { echo 'make benchmarks DATA=FOLDER, the folder that holds the data directories (docs/benchmarks.md names them)'; exit 2; }
+	$(BIN)/python benchmarks/everything.py run --data $(DATA)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache runs

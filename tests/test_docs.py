@@ -218,3 +218,27 @@ def test_the_files_of_the_journey_exist():
         for one in file.partition(":")[0].split(", "):
             if one != "models/x.py":
                 assert (ROOT / "src/diffacet" / f"{one}.py").is_file(), one
+
+
+def test_the_page_of_all_models_is_what_the_results_say(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import everything
+
+    page = everything.page()
+    assert (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8") == page
+    studies = {name for field in everything.FIELDS for name in field.studies}
+    assert {f"[{name}](../benchmarks/results/{name}/table.md)" in page for name in studies} == {True}
+    for part in page.split("\n### ")[1:]:
+        models = [row.split("|")[2].strip(" `") for row in part.splitlines() if row.startswith("| ")][2:]
+        cheap = [model in everything.results.COSTLESS for model in models]
+        assert cheap == sorted(cheap, reverse=True)  # the costless first
+        assert part.count("| **") == 1
+
+
+def test_an_interval_is_students(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from everything import interval
+
+    assert interval([]) == "–"
+    assert interval([0.25]) == "0.2500"
+    assert interval([0.1, 0.2, 0.3]) == "0.2000 ± 0.2484"  # 4.3027 * 0.1 / sqrt(3)

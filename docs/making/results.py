@@ -79,12 +79,12 @@ def _warned(one: Table) -> str:
 def _section(one: Table, data: str, name: str) -> str:
     """The rows of a model on one data set beside the best costless one and the best of all."""
     rows = one.rows.filter((pl.col("data") == data) & (pl.col("ask") == ""))
-    metrics = _metrics(one, rows)
+    metrics = metrics_of(one, rows)
     if not metrics:
         return ""
     means: dict[str, float] = {}
     for label in rows["label"].unique(maintain_order=True):
-        mean = _mean(rows, label, metrics[0], "test")
+        mean = mean_of(rows, label, metrics[0], "test")
         means |= {} if mean is None else {label: mean}
     best = min if metrics[0] in clicks.LOWER else max
     model_of = dict(rows.select("label", "model").unique().iter_rows())
@@ -109,33 +109,35 @@ def _section(one: Table, data: str, name: str) -> str:
     return f"{where}\n\n{table(heads, lines, range(1, len(heads)))}{more}".rstrip()
 
 
-def _metrics(one: Table, rows: pl.DataFrame) -> list[str]:
+def metrics_of(one: Table, rows: pl.DataFrame) -> list[str]:
     """What the study tests, as far as it was measured; else its first columns."""
     study, there = spec.read(one.name), set(rows.filter(pl.col("on") == "test")["metric"])
     tests = clicks.TESTED if clicks.of_study(study) else study.tests
     return [name for name in tests if name in there] or [name for name in study.metrics if name in there][:2]
 
 
-def _values(rows: pl.DataFrame, label: str, metric: str, on: str | None) -> list[float]:
+def values_of(rows: pl.DataFrame, label: str, metric: str, on: str | None) -> list[float]:
+    """A row's figures, one a run; `on` None: what no users are asked for, as costs are."""
     part = pl.col("on").is_null() if on is None else pl.col("on") == on
     return rows.filter((pl.col("label") == label) & (pl.col("metric") == metric) & part)["value"].drop_nulls().to_list()
 
 
-def _mean(rows: pl.DataFrame, label: str, metric: str, on: str | None) -> float | None:
-    values = [value for value in _values(rows, label, metric, on) if value == value]
+def mean_of(rows: pl.DataFrame, label: str, metric: str, on: str | None) -> float | None:
+    """Their mean; None where there is none."""
+    values = [value for value in values_of(rows, label, metric, on) if value == value]
     return sum(values) / len(values) if values else None
 
 
 def _figures(rows: pl.DataFrame, label: str, metrics: list[str]) -> list[str]:
     """Runs, mean ± sample deviation of each metric, and costs of a row."""
-    runs = max(len(_values(rows, label, metric, "test")) for metric in metrics)
+    runs = max(len(values_of(rows, label, metric, "test")) for metric in metrics)
     cells = [str(runs)]
     for metric in metrics:
-        values = _values(rows, label, metric, "test")
+        values = values_of(rows, label, metric, "test")
         spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
         cells.append(f"{statistics.fmean(values):.4f}{spread}" if values else "–")
     for cost, _, form in _COSTS:
-        mean = _mean(rows, label, cost, None)
+        mean = mean_of(rows, label, cost, None)
         cells.append("–" if mean is None or (cost == "ms_per_step" and not mean) else form.format(mean))
     return cells
 
