@@ -35,6 +35,7 @@ SHARD = 4 * 2**30  # bytes of the table that a worker of the plan takes
 EACH = 10  # interactions of a user of the plan
 USERS, ITEMS = (10**6, 10**8, 10**9), (10**6, 10**7, 10**8)
 MOST_OFF = 1.3
+DOCS = recording.ROOT / "docs" / "scale.md"
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,11 @@ def page(record: Record) -> str:
         f" and step, {EACH} interactions a user; machines of {CORES} cores and {8 * WIRE / 1e9:.0f} Gbit/s."
         f" HNSW: {HNSW_RATE} queries/s a thread at recall@50 {HNSW_RECALL}, as at a million items."
     )
+    return recording.page(record, "The plan on paper", how, [line for part in tables(record) for line in part])
+
+
+def tables(record: Record) -> tuple[list[str], list[str], list[str]]:
+    """The tables of constants, of what they predict, and of the plan."""
     constants = record["constants"]
     rows = [
         ("an interaction imported, two threads", [f"{1e6 * constants['row']:.2f} µs"]),
@@ -203,7 +209,7 @@ def page(record: Record) -> str:
         ("candidates of a user, for each item searched", [f"{1e9 * constants['item']:.2f} ns"]),
         ("numbers beside the item table", [f"{constants['numbers']:,}"]),
     ]
-    tables = recording.table("constant", [""], rows)
+    constant = recording.table("constant", [""], rows)
     rows = [
         (
             one["what"],
@@ -211,7 +217,7 @@ def page(record: Record) -> str:
         )
         for one in record["checked"]
     ]
-    tables += recording.table("predicted beside measured", ["predicted", "measured", "ratio"], rows)
+    beside = recording.table("predicted beside measured", ["predicted", "measured", "ratio"], rows)
     rows = [
         (
             f"{one['users']:,} / {one['items']:,}",
@@ -233,8 +239,27 @@ def page(record: Record) -> str:
         "log, GB", "import, machine-hours", "training workers", "GB each", "ms a step", "hours a pass",
         "candidates exact, machine-hours", "HNSW", "served GB, exact / HNSW",
     ]  # fmt: skip
-    tables += recording.table("users / items", columns, rows)
-    return recording.page(record, "The plan on paper", how, tables)
+    return constant, beside, recording.table("users / items", columns, rows)
+
+
+def into_docs(record: Record, records: dict[str, Record]) -> None:
+    """Put the tables into docs/scale.md, between their marks; of the other records what was aimed at."""
+    rows = [
+        (
+            one["what"],
+            [f"{_short(one['value'])}{one['unit']}", one["aim"] and f"{one['aim']}{'' if one['met'] else ', missed'}"],
+        )
+        for other in records.values()
+        for one in other["aims"]
+    ]
+    parts = dict(zip(("constants", "checked", "plan"), tables(record), strict=True))
+    parts["measured"] = recording.table("what", ["measured", "aim"], rows)
+    text = DOCS.read_text(encoding="utf-8")
+    for name, lines in parts.items():
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, rest = text.split(start)
+        text = f"{before}{start}\n" + "\n".join(lines).rstrip() + f"\n{end}{rest.split(end)[1]}"
+    DOCS.write_text(text, encoding="utf-8")
 
 
 def _short(value: float) -> str:
@@ -257,6 +282,8 @@ def main() -> None:
     off = max(max(one["ratio"], 1 / one["ratio"]) for one in record["checked"])
     aims = [at_most("largest ratio of predicted and measured, either way", off, MOST_OFF)]
     recording.finish(record, given, aims, page)
+    if not given.quick:
+        into_docs(record, records)
 
 
 if __name__ == "__main__":
