@@ -43,7 +43,8 @@ class Constants:
     """What was measured at one size.
 
     Attributes:
-        row: seconds of an imported interaction, of two threads.
+        start: seconds that an import takes whatever it reads.
+        row: seconds of each imported interaction, of two threads.
         base: bytes of a training process without items.
         step: seconds of a step of BATCH users, one thread.
         user, item: seconds of one thread that a user's candidates take, and that each item of the catalogue adds.
@@ -52,6 +53,7 @@ class Constants:
         history: items of a history that a step reads, on the mean.
     """
 
+    start: float
     row: float
     base: float
     step: float
@@ -95,15 +97,17 @@ def reading(work: str, batches: int) -> Record:
 
 
 def fitted(records: dict[str, Record], read: float) -> Constants:
-    """The constants: import of the middle log, training at the smallest catalogue, candidates of the two smallest."""
-    logs = _logs(records)
+    """The constants: import of two smaller logs, training at the smallest catalogue, candidates of the two smallest."""
+    few_rows, more_rows = _logs(records)[:2]
+    row = (_seconds(more_rows) - _seconds(few_rows)) / (more_rows["rows"] - few_rows["rows"])
     smallest = min(records["training"]["catalogues"], key=lambda one: one["items"])
     few = records["candidates"]["memory"][0]
     many = min(records["candidates"]["rates"], key=lambda one: one["items"])
     seconds = {candidates.SMALL: 1 / few["users_per_second"], many["items"]: 1 / _rate(many)}
     item = (seconds[many["items"]] - seconds[candidates.SMALL]) / (many["items"] - candidates.SMALL)
     return Constants(
-        row=1 / logs[len(logs) // 2]["rows_per_second"]["ours"],
+        start=_seconds(few_rows) - row * few_rows["rows"],
+        row=row,
         base=smallest["mib"] * MIB - smallest["items"] * TRAINED,
         step=smallest["ms"] / 1e3,
         user=seconds[candidates.SMALL] - item * candidates.SMALL,
@@ -121,6 +125,10 @@ def _logs(records: dict[str, Record]) -> list[Record]:
     )
 
 
+def _seconds(log: Record) -> float:
+    return log["rows"] / log["rows_per_second"]["ours"]
+
+
 def _rate(one: Record) -> float:
     return statistics.median(one["rounds"]["job"])
 
@@ -133,9 +141,8 @@ def checked(records: dict[str, Record], constants: Constants) -> list[Record]:
         ratio = predicted / measured
         found.append({"what": what, "predicted": predicted, "measured": measured, "unit": unit, "ratio": ratio})
 
-    for one in _logs(records):
-        seconds = one["rows"] / one["rows_per_second"]["ours"]
-        add(f"import, {one['rows']:,} rows", one["rows"] * constants.row, seconds, "s")
+    for one in _logs(records)[2:]:
+        add(f"import, {one['rows']:,} rows", constants.start + one["rows"] * constants.row, _seconds(one), "s")
     for one in records["training"]["catalogues"][1:]:
         add(f"training, {one['items']:,} items", (constants.base + TRAINED * one["items"]) / MIB, one["mib"], "MiB")
     for one in records["training"]["catalogues"][1:]:
@@ -196,8 +203,12 @@ def page(record: Record) -> str:
 def tables(record: Record) -> tuple[list[str], list[str], list[str]]:
     """The tables of constants, of what they predict, and of the plan."""
     constants = record["constants"]
+    share = constants["read"] * EACH * BATCH  # seconds of reading that each worker more brings to all
     rows = [
-        ("an interaction imported, two threads", [f"{1e6 * constants['row']:.2f} µs"]),
+        (
+            "an import, and each interaction, two threads",
+            [f"{constants['start']:.1f} s + {1e6 * constants['row']:.2f} µs"],
+        ),
         ("an interaction in a data directory", [f"{ROW_ON_DISK} bytes"]),
         ("an interaction read for training", [f"{1e6 * constants['read']:.2f} µs"]),
         (f"a step of {BATCH} users", [f"{1e3 * constants['step']:.1f} ms"]),
@@ -208,6 +219,7 @@ def tables(record: Record) -> tuple[list[str], list[str], list[str]]:
         ("candidates of a user, without search", [f"{1e6 * constants['user']:.0f} µs"]),
         ("candidates of a user, for each item searched", [f"{1e9 * constants['item']:.2f} ns"]),
         ("numbers beside the item table", [f"{constants['numbers']:,}"]),
+        ("workers with whom reading takes as long as computing", [f"{constants['step'] / share:.0f}"]),
     ]
     constant = recording.table("constant", [""], rows)
     rows = [
