@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint format bench clean
+.PHONY: install demo test lint format check-package clean
 
 install: $(STAMP)
 
@@ -31,6 +31,10 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Wheel and sdist, installed in clean environments with each extra, the oldest and the newest versions: a quarter of an hour.
+check-package:
+	$(PYTHON) tools/check_package.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache runs
