@@ -58,9 +58,12 @@ def done(command: list[object], **how: object) -> str:
 @contextmanager
 def environment(work: Path) -> Iterator[Path]:
     """The bin/ of a new virtual environment that holds PyTorch and nothing else."""
-    place = work / "environment"
-    venv.create(place, with_pip=True, clear=True)
-    install(place / "bin", "torch", constraint=TORCH)
+    first, place = work / "torch", work / "environment"
+    if not first.exists():
+        venv.create(first, with_pip=True)
+        install(first / "bin", "torch", constraint=TORCH)
+    # PyTorch is large and is unpacked once; pip replaces files and never writes into them, so links will do.
+    shutil.copytree(first, place, symlinks=True, copy_function=os.link)
     yield place / "bin"
     shutil.rmtree(place)
 
