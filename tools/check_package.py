@@ -39,7 +39,16 @@ NEWER_FOR_RAY = ("fastapi",)
 FAST = ("tests/test_hall.py", "tests/core", "tests/data", "tests/rank", "tests/learn", "tests/app/test_settings.py")
 TESTING = ("pytest>=8.2", "pytest-xdist>=3.6", "hypothesis>=6.100")
 TINY = ["max_steps=10", "validate_every=5", "negatives=16", "batch_size=16", "dim=8", "length=8", "metric=recall@5"]
-STUDY = 'title = "S"\ndata = ["data"]\nks = [5]\nmetrics = ["recall@5"]\n[[row]]\nlabel = "Pop"\nmodel = "pop"\n'
+STUDY = """
+title = "S"
+data = ["data"]
+ks = [5]
+metrics = ["recall@5"]
+tests = ["recall@5"]
+[[row]]
+label = "Pop"
+model = "pop"
+"""
 
 
 def say(*words: object) -> None:
