@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
 
-.PHONY: install demo test lint format docs benchmarks clean
+.PHONY: install demo test lint format docs benchmarks check-package clean
 
 install: $(STAMP)
 
@@ -46,6 +46,10 @@ $(DOCS_STAMP): pyproject.toml constraints.txt
 benchmarks: install
 	@test -n "$(DATA)" || { echo 'make benchmarks DATA=FOLDER, the folder that holds the data directories (docs/benchmarks.md names them)'; exit 2; }
 	$(BIN)/python benchmarks/everything.py run --data $(DATA)
+
+# Wheel and sdist, installed in clean environments with each extra, the oldest and the newest versions: a quarter of an hour.
+check-package:
+	$(PYTHON) tools/check_package.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache runs

@@ -141,7 +141,8 @@ def test_only_the_row_groups_of_a_range_are_read(tmp_path):
     write_about(tmp_path, items=items, times="real", statistics={}, provenance={})
     path = tmp_path / "interactions" / "00000.parquet"
     whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) // 4) + whole[3 * len(whole) // 4 :])
+    half, quarter = len(whole) // 2, len(whole) // 4
+    path.write_bytes(whole[:half] + bytes(quarter) + whole[half + quarter :])
     found = Partitions.open(tmp_path, verify=False)
     assert found.sequences(3, 5).items.tolist() == [*range(1, each + 1)] * 2
     with pytest.raises(BadLog, match=r"interactions/00000\.parquet cannot be read as Parquet"):
