@@ -91,6 +91,8 @@ def run(data: Path, out: Path, more: Sequence[str], *, publish: bool) -> list[st
         done = subprocess.run([sys.executable, "-m", "diffacet", *command], check=False)
         if done.returncode:
             left.append(f"{name}: diffacet {' '.join(command)} ended with {done.returncode}")
+        elif publish and len(there) < len(wanted):
+            left.append(f"{name}: its tables stay in {out / name}, for not all of its data were there")
         elif publish:
             subprocess.run([sys.executable, str(ROOT / "benchmarks/publish.py"), name, str(out / name)], check=True)
     return left
