@@ -59,7 +59,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Links to repository files lead to their pages here; computed pictures and tables are put in."""
     place = page.file.src_uri
-    if place.endswith("/table.md"):
+    if place.endswith(("/table.md", "benchmarks.md")):
         page.meta["hide"] = ["toc"]  # tables of results want the width
     if place in _sources:
         markdown = links.rewritten(markdown, _sources[place])
