@@ -51,7 +51,16 @@ __all__ = [
 # Which package typer takes its click from depends on its version.
 ClickException: type[Exception] = typer.BadParameter.__mro__[2]
 INTERRUPTED = 130
-COMMANDS = tuple(command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands)
+COMMANDS = (
+    *("demo", "doctor"),
+    *("import", "import-clicks", "import-split", "split", "synth", "stats"),
+    *("models", "train", "tune", "evaluate", "compare", "study", "probe", "synth-score"),
+    *("recommend", "candidates", "predict", "interests", "serve", "export"),
+)
+"""In the order in which somebody comes to them, which is that of `--help`."""
+app.registered_commands.sort(
+    key=lambda command: COMMANDS.index(command.name or getattr(command.callback, "__name__", ""))
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
