@@ -24,6 +24,14 @@ PAIRS = "min max|sum mean|amin amax|argmin argmax|any all|zeros ones|zeros_like 
 PAIRS += "|sin cos|cumsum cumprod|exp expm1|log2 log|clamp_min clamp_max|softmax log_softmax|left right|unbind chunk"
 NAMES = {a: b for one, two in map(str.split, PAIRS.split("|")) for a, b in ((one, two), (two, one))}
 
+CALLS = (
+    "abs acos ceil clamp clamp_min clip clone cos cumprod cumsum detach div double dropout exp expm1 flip float floor"
+)
+CALLS += " gelu log log1p log2 log_softmax logsigmoid long masked_fill masked_fill_ maximum minimum mul normalize relu"
+CALLS += " roll round sigmoid silu sin softmax softplus sort sqrt square tanh to where"
+STEPS = set(CALLS.split())
+"""Calls that give what they got in another value: without one the rest still fits."""
+
 
 def changes(node: ast.AST, modules: set[str]) -> Iterator[ast.AST]:
     """What may stand in the place of a node; `modules` are the names that were imported."""
@@ -41,8 +49,8 @@ def changes(node: ast.AST, modules: set[str]) -> Iterator[ast.AST]:
         case ast.Constant(value=int()):
             yield from (ast.Constant(node.value + 1), ast.Constant(node.value - 1))
         case ast.Constant(value=float()):
-            yield from (ast.Constant(node.value * 2), ast.Constant(node.value + 1))
-        case ast.If() | ast.IfExp():
+            yield from (ast.Constant(other) for other in sorted({node.value * 2, node.value + 1} - {node.value}))
+        case ast.If() | ast.IfExp() if not isinstance(node.test, ast.Compare | ast.UnaryOp):
             yield type(node)(**(dict(ast.iter_fields(node)) | {"test": ast.UnaryOp(ast.Not(), node.test)}))
         case ast.Expr() | ast.Raise() | ast.Assign(targets=[ast.Subscript() | ast.Attribute()]):
             yield ast.Pass()
@@ -50,12 +58,11 @@ def changes(node: ast.AST, modules: set[str]) -> Iterator[ast.AST]:
             yield ast.Attribute(node.value, NAMES[name], node.ctx)
         case ast.Call(func=ast.Name(id=name)) if name in NAMES:
             yield ast.Call(ast.Name(NAMES[name], ast.Load()), node.args, node.keywords)
-        case ast.Call(func=ast.Attribute(value=value)):
+        case ast.Call(func=ast.Attribute(value=value, attr=name)) if name in STEPS:
             # A step of the computation is left out: x.detach() is x, torch.log(x) is x.
             if not (isinstance(value, ast.Name) and value.id in modules):
-                if ast.unparse(value) not in ("self", "super()"):
-                    yield value
-            elif node.args and not isinstance(node.args[0], ast.Starred | ast.Constant):
+                yield value
+            elif node.args:
                 yield node.args[0]
 
 
