@@ -22,10 +22,12 @@ import resource
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from changes import Mutated, sites
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,6 +46,8 @@ SPAWNING = ("tests/core/test_world.py::test_three_processes",)
 SECONDS = 20.0
 """Tests of one mutant, together, at most; the quickest are taken."""
 MEMORY = 12 << 30
+BROKEN = 98
+"""Exit code of a child that did not come to run its tests."""
 WARM = ("numpy", "torch", "polars", "pydantic", "scipy.stats", "sklearn.cluster", "faiss", "hypothesis", "pytest")
 """What every child has imported already."""
 
@@ -56,12 +60,11 @@ class Tracer:
 
     def __init__(self, paths: set[str]) -> None:
         """Of the files `paths`."""
-        import pytest
-
         self.paths, self.lines, self.tests, self.failed = paths, set(), {}, set()
-        self.pytest_runtest_protocol = pytest.hookimpl(hookwrapper=True)(self._protocol)
 
-    def _protocol(self, item: Any) -> Any:
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_protocol(self, item: Any) -> Any:
+        """Trace one test, with its fixtures."""
         self.lines.clear()
         begin = time.perf_counter()
         sys.settrace(self._trace)
@@ -84,7 +87,7 @@ class Tracer:
         return self._trace
 
 
-def forked(work: Callable[[], int], seconds: float) -> Callable[[], int | None]:
+def forked(work: Callable[[], int], seconds: float, log: Path) -> Callable[[], int | None]:
     """Starts `work` in a child; the function that asks for its exit code: None while it runs, 99 past the time."""
     end = time.monotonic() + seconds
     child = os.fork()
@@ -94,11 +97,11 @@ def forked(work: Callable[[], int], seconds: float) -> Callable[[], int | None]:
         nothing = os.open(os.devnull, os.O_RDWR)
         for one in (0, 1, 2):
             os.dup2(nothing, one)
-        code = 98
         try:
-            code = work()
-        finally:
-            os._exit(code)
+            os._exit(work())
+        except BaseException:
+            log.write_text(traceback.format_exc(), encoding="utf-8")
+            os._exit(BROKEN)
 
     def ask() -> int | None:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -142,10 +145,10 @@ def traced(out: Path, workers: int, end: float) -> dict[str, dict[str, Any]] | N
             places[name].write_text(json.dumps(tracer.tests))
             return 0
 
-        return forked(work, 600)
+        return forked(work, 600, out / "error.log")
 
     for name, code in pool([name for name in places if not places[name].exists()], start, workers, end):
-        print(f"{name}: traced, {code}", flush=True)
+        print(f"{name}: traced" if places[name].exists() else f"{name}: not traced, {code}", flush=True)
     if not all(place.exists() for place in places.values()):
         return None
     return {test: facts for place in places.values() for test, facts in json.loads(place.read_text()).items()}
@@ -171,8 +174,6 @@ def pool(
 
 def run_tests(tests: list[str], plugins: list[Any], stop: bool = True) -> int:
     """Pytest's exit code."""
-    import pytest
-
     words = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:randomly", "--rootdir", str(ROOT)]
     return int(pytest.main([*words, *(["-x"] if stop else []), *tests], plugins=plugins))
 
@@ -211,7 +212,7 @@ def reaching(mutant: dict[str, Any], tests: dict[str, dict[str, Any]]) -> list[s
     return chosen + [name for name in SPAWNING if "world" in source and name in tests and name not in chosen]
 
 
-def start(mutant: dict[str, Any], tests: dict[str, dict[str, Any]]) -> Callable[[], int | None]:
+def start(mutant: dict[str, Any], tests: dict[str, dict[str, Any]], log: Path) -> Callable[[], int | None]:
     """A child in which the tests of a mutant run."""
     names = reaching(mutant, tests)
     if not names:
@@ -224,7 +225,7 @@ def start(mutant: dict[str, Any], tests: dict[str, dict[str, Any]]) -> Callable[
         mutated.pass_on(SOURCE)
         return run_tests(names, [])
 
-    return forked(work, 10 + 5 * sum(tests[name]["seconds"] for name in names))
+    return forked(work, 10 + 5 * sum(tests[name]["seconds"] for name in names), log)
 
 
 def run(out: Path, seed: int, few: int, many: int, workers: int, seconds: float) -> bool:
@@ -246,7 +247,9 @@ def run(out: Path, seed: int, few: int, many: int, workers: int, seconds: float)
     print(f"seed {seed}: {len(waiting)} mutants to run", flush=True)
     through = 0
     with place.open("a") as lines:
-        for mutant, code in pool(waiting, lambda mutant: start(mutant, tests), workers, end):
+        for mutant, code in pool(waiting, lambda mutant: start(mutant, tests, out / "error.log"), workers, end):
+            if code == BROKEN:
+                raise SystemExit(f"{mutant}: the child itself failed; see {out / 'error.log'}")
             through += 1
             lines.write(json.dumps(mutant | {"killed": code != 0, "code": code, "tests": stamp}) + "\n")
             lines.flush()
