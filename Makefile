@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
 
-.PHONY: install demo test lint format docs clean
+.PHONY: install demo test lint format docs mutants clean
 
 install: $(STAMP)
 
@@ -41,6 +41,10 @@ $(DOCS_STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $(DOCS_STAMP)
+
+# Small errors in the mathematics that the tests must notice; resumable. Not part of `make test`.
+mutants: install
+	$(BIN)/python benchmarks/mutation/run.py build/mutation
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache runs

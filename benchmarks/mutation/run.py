@@ -35,17 +35,30 @@ SOURCE = ROOT / "src"
 MODULES = ("core/**/*.py", "rank/metrics.py", "rank/ranking.py", "data/splits.py", "data/cuts.py", "data/holdouts.py")
 WIDE = ("rank/metrics", "data/splits", "data/cuts", "data/holdouts", "core/diffusion/")
 """Modules of which more mutants are drawn."""
-TESTS = (
-    "core/*", "data/test_splits.py", "data/test_next_item.py", "data/test_parts.py", "data/test_presplit.py",
-    "data/test_streamed_split.py", "data/test_sequences.py", "rank/test_metrics.py", "rank/test_ranking.py",
-    "rank/test_evaluate.py", "rank/test_collaborative.py", "rank/test_click_evaluate.py", "rank/test_exposure.py",
-    "rank/test_retriever.py", "learn/test_*batches.py", "data/test_click_clustering.py",
-)  # fmt: skip
+TESTS = {
+    "core": (
+        "core/*", "learn/test_*batches.py", "data/test_click_clustering.py", "rank/test_evaluate.py",
+        "models/test_sdim.py", "models/test_eta.py", "models/test_twin*.py", "models/test_ldiffrec.py",
+        "models/test_lightgcn.py", "models/test_mf.py", "models/test_dimerec.py", "models/test_diffrec.py",
+        "models/test_dmi_bases.py", "models/test_multivae.py", "models/test_sasrec.py",
+    ),
+    "data": (
+        "data/test_splits.py", "data/test_next_item.py", "data/test_parts.py", "data/test_presplit.py",
+        "data/test_streamed_split.py", "data/test_sequences.py",
+    ),
+    "rank": (
+        "rank/test_metrics.py", "rank/test_ranking.py", "rank/test_evaluate.py", "rank/test_collaborative.py",
+        "rank/test_retriever.py", "rank/test_exposure.py",
+    ),
+}  # fmt: skip
+"""Tests that may judge the modules of a room; which of them do is traced."""
 SPAWNING = ("tests/core/test_world.py::test_three_processes",)
 """Tests whose processes reach lines of core/world and its callers that no trace sees: tried last."""
-SECONDS = 20.0
+SECONDS = 10.0
 """Tests of one mutant, together, at most; the quickest are taken."""
 MEMORY = 12 << 30
+LATE = 99
+"""Exit code of a child that was ended; it counts as killed, but is tried again, for the machine may have been busy."""
 BROKEN = 98
 """Exit code of a child that did not come to run its tests."""
 WARM = ("numpy", "torch", "polars", "pydantic", "scipy.stats", "sklearn.cluster", "faiss", "hypothesis", "pytest")
@@ -88,7 +101,7 @@ class Tracer:
 
 
 def forked(work: Callable[[], int], seconds: float, log: Path) -> Callable[[], int | None]:
-    """Starts `work` in a child; the function that asks for its exit code: None while it runs, 99 past the time."""
+    """Starts `work` in a child; the function that asks for its exit code: None while it runs, LATE past the time."""
     end = time.monotonic() + seconds
     child = os.fork()
     if not child:
@@ -110,16 +123,17 @@ def forked(work: Callable[[], int], seconds: float, log: Path) -> Callable[[], i
         if time.monotonic() > end:
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            return 99
+            return LATE
         return None
 
     return ask
 
 
 def module_paths() -> list[Path]:
-    """The files that are changed."""
+    """The files that are changed; core/papers is a table of years and titles."""
     package = SOURCE / "diffacet"
-    return sorted({path for pattern in MODULES for path in package.glob(pattern)})
+    found = {path for pattern in MODULES for path in package.glob(pattern)}
+    return sorted(found - {package / "core" / "papers.py"})
 
 
 def name_of(path: Path) -> str:
@@ -127,11 +141,14 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(SOURCE / "diffacet").with_suffix(""))
 
 
-def traced(out: Path, workers: int, end: float) -> dict[str, dict[str, Any]] | None:
+def traced(out: Path, rooms: set[str], workers: int, end: float) -> dict[str, dict[str, Any]] | None:
     """Every test with its seconds and the lines that it reaches, kept in OUT/traces; None where the time was over."""
     paths = module_paths()
-    sources = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).digest()
-    files = sorted({path for pattern in TESTS for path in (ROOT / "tests").glob(pattern) if path.suffix == ".py"})
+    package = SOURCE / "diffacet"
+    every = sorted({path for pattern in MODULES for path in package.glob(pattern)})
+    sources = hashlib.sha256(b"".join(path.read_bytes() for path in every)).digest()
+    patterns = sorted(pattern for room in rooms for pattern in TESTS[room])
+    files = sorted({path for pattern in patterns for path in (ROOT / "tests").glob(pattern) if path.suffix == ".py"})
     (out / "traces").mkdir(exist_ok=True)
     places = {}
     for path in files:
@@ -151,7 +168,11 @@ def traced(out: Path, workers: int, end: float) -> dict[str, dict[str, Any]] | N
         print(f"{name}: traced" if places[name].exists() else f"{name}: not traced, {code}", flush=True)
     if not all(place.exists() for place in places.values()):
         return None
-    return {test: facts for place in places.values() for test, facts in json.loads(place.read_text()).items()}
+    return {
+        test: facts | {"file": place.name}
+        for place in places.values()
+        for test, facts in json.loads(place.read_text()).items()
+    }
 
 
 def pool(
@@ -223,33 +244,31 @@ def start(mutant: dict[str, Any], tests: dict[str, dict[str, Any]], log: Path) -
         mutated.pass_on(SOURCE)
         return run_tests(names, [])
 
-    return forked(work, 10 + 5 * sum(tests[name]["seconds"] for name in names), log)
+    return forked(work, 60 + 10 * sum(tests[name]["seconds"] for name in names), log)
 
 
-def run(out: Path, seed: int, few: int, many: int, workers: int, seconds: float) -> bool:
+def run(out: Path, mutants: list[dict[str, Any]], place: Path, workers: int, seconds: float) -> bool:
     """Runs the sample's mutants that are not known to be killed; false where the time was over before the last."""
     end = time.monotonic() + seconds
-    tests = traced(out, workers, end)
+    tests = traced(out, {mutant["module"].split("/")[0] for mutant in mutants}, workers, end)
     if tests is None:
         return False
-    stamp = hashlib.sha256(
-        json.dumps(sorted((name, facts["lines"]) for name, facts in tests.items())).encode()
-    ).hexdigest()[:16]
-    place = out / f"{seed}.jsonl"
     known = {mutant_key(one): one for one in read(place)}
     waiting = []
-    for mutant in drawn(seed, few, many):
+    for mutant in mutants:
         one = known.get(mutant_key(mutant))
-        if one is None or not (one["killed"] or one["tests"] == stamp):
+        near = [(name, tests[name]["file"]) for name in reaching(mutant, tests)]
+        mutant["tests"] = hashlib.sha256(json.dumps(near).encode()).hexdigest()[:16]
+        if one is None or one["code"] == LATE or not (one["killed"] or one["tests"] == mutant["tests"]):
             waiting.append(mutant)
-    print(f"seed {seed}: {len(waiting)} mutants to run", flush=True)
+    print(f"{len(waiting)} of {len(mutants)} mutants to run", flush=True)
     through = 0
     with place.open("a") as lines:
         for mutant, code in pool(waiting, lambda mutant: start(mutant, tests, out / "error.log"), workers, end):
             if code == BROKEN:
                 raise SystemExit(f"{mutant}: the child itself failed; see {out / 'error.log'}")
             through += 1
-            lines.write(json.dumps(mutant | {"killed": code != 0, "code": code, "tests": stamp}) + "\n")
+            lines.write(json.dumps(mutant | {"killed": code != 0, "code": code}) + "\n")
             lines.flush()
             if code == 0:
                 print("{module} {lines} {function}: {before}  ->  {after}".format(**mutant), flush=True)
@@ -277,6 +296,7 @@ def main() -> int:
     words.add_argument("--many", type=int, default=40, help="mutants of a module of WIDE")
     words.add_argument("--workers", type=int, default=2)
     words.add_argument("--seconds", type=float, default=1e9, help="start no mutant later than this")
+    words.add_argument("--only", nargs="*", default=[""], help="beginnings of modules, such as data/ core/diffusion")
     given = words.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     os.chdir(ROOT)
@@ -285,7 +305,9 @@ def main() -> int:
     for name in WARM:
         importlib.import_module(name)
     assert not any(name.split(".")[0] == "diffacet" for name in sys.modules)
-    return 0 if run(given.out.resolve(), given.seed, given.few, given.many, given.workers, given.seconds) else 1
+    out = given.out.resolve()
+    mutants = [one for one in drawn(given.seed, given.few, given.many) if one["module"].startswith(tuple(given.only))]
+    return 0 if run(out, mutants, out / f"{given.seed}.jsonl", given.workers, given.seconds) else 1
 
 
 if __name__ == "__main__":
