@@ -214,6 +214,15 @@ def test_by_time_is_literal_and_leaks_nothing(seed, clock):
     assert split.test.history.times.max() < split.test.target.times.min()
 
 
+def test_by_time_of_ten_interactions_asks_for_the_last():
+    users = [1, 2, 1, 2, 1, 2, 1, 2, 2, 1]
+    log = Interactions.from_frame(pl.DataFrame({"user_id": users, "item_id": range(10), "timestamp": range(10)}))
+    split = splits.by_time(log)
+    assert split.valid.target.times.tolist() == [8]
+    assert split.test.target.times.tolist() == [9]
+    assert sorted(split.train.times.tolist()) == list(range(8))
+
+
 def test_by_time_refuses_ranks():
     with pytest.raises(BadLog, match="only count each user's interactions"):
         splits.by_time(log_of_lengths([5] * 20))
@@ -365,6 +374,12 @@ def test_targets_that_could_never_be_hits_are_found_as_sets_find_them(seed):
     told = f"^{len(bad)} targets are among .* first item number {item} of user number {user};"
     with pytest.raises(BadLog, match=told):
         holdout.check_apart()
+
+
+@pytest.mark.parametrize(("shown", "asked"), [([1, 1], [4, 2]), ([4, 2], [1, 1])])
+def test_items_beyond_the_others_numbers_are_not_taken_for_another_users(shown, asked):
+    rows = np.arange(2)
+    Holdout(*(Sequences.from_rows(rows, np.array(items), None, 2) for items in (shown, asked))).check_apart()
 
 
 def test_cases_of_validation_are_drawn_with_seed_0_unless_said():
