@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
 
-.PHONY: install demo test lint format docs benchmarks check-package clean
+.PHONY: install demo test lint format docs benchmarks mutants check-package clean
 
 install: $(STAMP)
 
@@ -50,6 +50,10 @@ benchmarks: install
 # Wheel and sdist, installed in clean environments with each extra, the oldest and the newest versions: a quarter of an hour.
 check-package:
 	$(PYTHON) tools/check_package.py
+
+# Small errors in the mathematics that the tests must notice; resumable. Not part of `make test`.
+mutants: install
+	$(BIN)/python benchmarks/mutation/run.py build/mutation
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache runs

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 import reference
-from diffacet.core.denoisers import CrossAttention, StepMLP, StepToken
+from diffacet.core.denoisers import CrossAttention, GuidedMLP, ProfileMLP, StepMLP, StepToken
 from diffacet.core.layers import sinusoid
 from reference import normal
 
@@ -198,6 +198,57 @@ def test_step_mlp_is_its_formula_and_is_guided_by_nothing():
         hidden = functional.gelu(module.inner.weight @ joined + module.inner.bias)
         assert torch.allclose(found[b, q], xt[b, q] + module.outer.weight @ hidden + module.outer.bias, atol=1e-12)
     assert torch.equal(found, run(module, xt, t, -context, ~kept))
+    assert module.inner.weight.shape == (4 * D, 2 * D)
+
+
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize(("skip", "rows"), [(False, 3), (True, 3), (True, 1)])
+def test_guided_mlp_is_its_formula_row_by_row(pool, skip, rows):
+    torch.manual_seed(0)
+    module = GuidedMLP(D, T, rows, (10, 7), pool=pool, skip=skip).double().eval()
+    assert (module.first.weight.shape[1], module.last.weight.shape) == (D * (3 if pool else 2 + rows), (D, 7))
+    assert ((module.trust is None), (module.rows is None)) == (not skip, not (skip and rows > 1))
+    if skip:  # starts as what the skip says alone
+        assert not module.last.weight.any()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    xt, t, guidance = normal(B, D), torch.tensor([1, T, 3]), normal(B, rows, D, seed=1)
+    found = module(xt, t, module.read(guidance))
+    for b in range(B):
+        step = int(t[b]) - 1
+        told = guidance[b].mean(0) if pool else guidance[b].flatten()
+        hidden = module.first.weight @ torch.cat([xt[b], module.step.table[step], told]) + module.first.bias
+        (inner,) = module.inner
+        hidden = functional.gelu(inner.weight @ functional.gelu(hidden) + inner.bias)
+        expected = module.last.weight @ hidden + module.last.bias
+        if skip:
+            logits = [0.0] * rows
+            if rows > 1:
+                logits = module.rows.weight @ hidden + module.rows.bias
+                logits = logits + module.sharpness[step].exp() * (guidance[b] @ xt[b])
+            shares = torch.as_tensor(logits, dtype=torch.float64).softmax(0)
+            expected = expected + module.trust[step] * xt[b] + shares @ guidance[b]
+        assert torch.allclose(found[b], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("emb_size", [4, 5])
+def test_profile_mlp_is_its_formula(emb_size):
+    torch.manual_seed(0)
+    module = ProfileMLP(9, (3, 6), emb_size=emb_size, bias_std=0.5).double().eval()
+    xt, t = normal(B, 9), torch.tensor([1, T, 3])
+    # A sinusoid of t - 1 as wide as an even size; the last of an odd one is 0.
+    wave = functional.pad(sinusoid(t - 1, 4), (0, emb_size - 4))
+    step = wave @ module.step.weight.T + module.step.bias
+    hidden = (module.first.dense(xt) + step @ module.step_in).tanh()
+    assert [tuple(layer.weight.shape) for layer in module.inner] == [(3, 6), (6, 3)]
+    for layer in module.inner:
+        hidden = (hidden @ layer.weight.T + layer.bias).tanh()
+    assert torch.allclose(module(xt, t), module.last(hidden), atol=1e-12)
+    assert ProfileMLP(9, (3, 6)).dropout == 0.5
+    assert not ProfileMLP(9, (3, 6)).step.bias.any()
+    halved = module.train()(torch.ones(400, 9, dtype=torch.float64), torch.ones(400, dtype=torch.int64))
+    assert halved.std(0).min() > 0  # each row of x_t loses other entries
 
 
 @each_head_count

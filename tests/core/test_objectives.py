@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import reference
 from diffacet.core import objectives
-from diffacet.core.batch import Histories, SequenceBatch
+from diffacet.core.batch import Histories, PositionBatch, SequenceBatch
 from diffacet.core.contract import Training
 from diffacet.learn import negatives as drawn
 from diffacet.learn.negatives import log_expected_count
@@ -284,3 +284,48 @@ def test_half_squares_is_a_mean_over_pairs_of_all_vectors():
     vectors = [normal(5, 3, seed=seed) for seed in range(3)]
     expected = sum(number**2 for one in vectors for row in one.tolist() for number in row) / 10
     assert math.isclose(objectives.half_squares(*vectors).item(), expected, rel_tol=1e-12)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["shared negatives", "own negatives"])
+@pytest.mark.parametrize("hits", [None, HITS], ids=["kept", "masked"])
+def test_binary_equals_its_loop(own, hits):
+    user, target, shared = vectors()
+    negatives = normal(5, 9, 4, seed=6) if own else shared
+    found = objectives.binary(user, target, negatives, batch(hits))
+    total = 0.0
+    for b in range(5):
+        total += math.log1p(math.exp(-(user[b] @ target[b]).item()))
+        for j in range(9):
+            if hits is None or not hits[b, j]:
+                total += math.log1p(math.exp((user[b] @ (negatives[b, j] if own else negatives[j])).item()))
+    assert math.isclose(found.item(), total / 5, rel_tol=1e-12)
+    products = objectives.products(user, negatives)
+    assert torch.allclose(products[2, 3], user[2] @ (negatives[2, 3] if own else negatives[3]))
+
+
+def test_rows_of_positions_weigh_what_they_say():
+    user, target, negatives = vectors()
+    weight = torch.tensor([0.5, 0.1, 0.2, 0.15, 0.05], dtype=torch.float64)
+    plain = batch()
+    positions = PositionBatch(plain.history, *[plain.target] * 3, weight, plain.negatives)
+    each = [objectives.sampled_softmax(user[b : b + 1], target[b : b + 1], negatives, plain) for b in range(5)]
+    found = objectives.sampled_softmax(user, target, negatives, positions)
+    assert torch.allclose(found, (weight * torch.stack(each)).sum(), rtol=1e-12)
+
+
+def test_concentration_is_one_for_one_item_and_the_least_for_an_even_row():
+    weight = torch.tensor([0.75, 0.25])
+    one = torch.zeros(2, 3, 4)
+    one[:, :, 1] = 1
+    even = torch.full((2, 3, 4), 0.25)
+    assert objectives.concentration(one, weight).item() == pytest.approx(3)
+    assert objectives.concentration(even, weight).item() == pytest.approx(3 / 4)
+    mixed = torch.stack([one[0], even[0]])
+    assert objectives.concentration(mixed, weight).item() == pytest.approx(0.75 * 3 + 0.25 * 3 / 4)
+
+
+def test_squared_distance_is_the_mean_square_of_the_euclidean_one():
+    x, y = normal(5, 3), normal(5, 3, seed=1)
+    squares = [sum((x[b, i] - y[b, i]).item() ** 2 for i in range(3)) for b in range(5)]
+    assert objectives.squared_distance(x, y).item() == pytest.approx(sum(squares) / 5, rel=1e-12)
+    assert objectives.squared_distance(x, x) == 0

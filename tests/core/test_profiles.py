@@ -153,3 +153,27 @@ def test_squared_error_of_a_last_layer_is_that_of_its_scores(items, width):
     theirs = torch.autograd.grad((weight * expected).sum(), leaves)
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_kl_is_that_of_the_normal_laws():
+    mu, logvar = torch.tensor([[0.3, -1.2], [0.0, 2.0]]).double(), torch.tensor([[0.1, -0.7], [0.0, 1.0]]).double()
+    own = torch.distributions.Normal(mu, (logvar / 2).exp())
+    expected = torch.distributions.kl_divergence(own, torch.distributions.Normal(0.0, 1.0)).sum(1).mean()
+    assert torch.allclose(profiles.kl_standard(mu, logvar), expected)
+    assert profiles.kl_standard(torch.zeros(3, 2), torch.zeros(3, 2)) == 0
+
+
+def test_layers_begin_as_those_of_mult_vae():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(ItemSum(300, 200), torch.nn.Linear(200, 400), ItemScores(300, 200))
+    start = [layer.weight.clone() for layer in (model[0], model[2])]
+    torch.nn.init.ones_(model[1].weight)
+    profiles.start_as_mult_vae(model)
+    assert model[1].weight.std().item() == pytest.approx(math.sqrt(2 / 600), rel=0.02)
+    assert abs(model[1].weight.mean().item()) < 1e-3
+    for before, layer in zip(start, (model[0], model[2]), strict=True):
+        assert torch.equal(before, layer.weight)  # Xavier's already
+    for layer in model:
+        assert layer.bias.abs().max().item() <= 0.002
+        # A normal that is cut at two deviations has 0.88 of its deviation.
+        assert layer.bias.std().item() == pytest.approx(0.88 * 0.001, rel=0.15)

@@ -92,6 +92,18 @@ def test_exp_of_nothing_stays_and_has_a_gradient():
         assert torch.equal(gradient, torch.eye(3).double()[i].expand(2, 3))  # Exp_x(v) = x + v + O(|v|^2)
 
 
+@pytest.mark.parametrize("radius", [3e-5, 0.9e-4, 1.1e-4, 1e-3, 0.01])
+def test_small_angles_have_all_their_digits(radius):
+    """Where the series takes over and beyond: sin(r) / r and cos(r) of float64 are good here, too."""
+    x = torch.tensor([1.0, 0, 0]).double()
+    v = torch.tensor([0, 0.6 * radius, 0.8 * radius], dtype=torch.float64)
+    there = exp_map(x, v)
+    assert there[0].item() == pytest.approx(math.cos(radius), rel=1e-15, abs=0)
+    for i in (1, 2):
+        assert there[i].item() == pytest.approx(math.sin(radius) / radius * v[i].item(), rel=1e-14, abs=0)
+        assert log_map(x, there)[i].item() == pytest.approx(v[i].item(), rel=1e-12, abs=0)
+
+
 @pytest.mark.parametrize("radius", [0.0, 3e-5, 0.99e-4, 1.01e-4, 0.7, 3.0])
 def test_gradient_of_exp_is_right_on_both_sides_of_the_series(radius):
     x = points(4)

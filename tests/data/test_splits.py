@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffacet.data import splits
+from diffacet.data import cuts, splits
+from diffacet.data.holdouts import Holdout
 from diffacet.data.interactions import Interactions
+from diffacet.data.sequences import Sequences
 from diffacet.errors import BadLog, BadSetting
 
 
@@ -136,6 +138,25 @@ def test_repeats_stay_among_the_targets():
     assert items[0] == items[1]
 
 
+def test_one_user_in_each_part_is_enough_and_none_is_not():
+    split = splits.by_user(log_of_lengths([5, 5, 5]), ratio=(1, 1, 1))
+    assert (len(split.train), len(split.valid), len(split.test)) == (1, 1, 1)
+    with pytest.raises(BadLog, match="give 0, 1 and 2"):
+        splits.by_user(log_of_lengths([5, 5, 5]), ratio=(1, 4, 4))
+
+
+def test_what_is_not_said_is_the_published_protocol():
+    lengths = np.arange(2, 40)
+    said = cuts.by_user(lengths, ratio=(8, 1, 1), target_share=0.2, seed=1230)
+    for cut in (cuts.by_user(lengths), splits.by_user(log_of_lengths(lengths))):
+        train = cut.train if isinstance(cut, cuts.Cut) else cut.train.users
+        assert train.tolist() == said.train.tolist()
+        assert cut.seed == 1230
+    assert cuts.by_user(lengths).test.shown.tolist() == said.test.shown.tolist()
+    log = random_log(3)
+    assert rows_of(splits.by_time(log).train) == rows_of(splits.by_time(log, ratio=(8, 1, 1)).train)
+
+
 def test_too_few_users_are_refused_with_the_counts():
     with pytest.raises(BadLog, match=r"4 users with two or more interactions, cut 8:1:1, give 3, 0 and 1"):
         splits.by_user(log_of_lengths([5, 5, 5, 5, 1]))
@@ -191,6 +212,15 @@ def test_by_time_is_literal_and_leaks_nothing(seed, clock):
     assert split.valid.history.times.max() < split.valid.target.times.min()
     assert split.valid.target.times.max() < second <= split.test.target.times.min()
     assert split.test.history.times.max() < split.test.target.times.min()
+
+
+def test_by_time_of_ten_interactions_asks_for_the_last():
+    users = [1, 2, 1, 2, 1, 2, 1, 2, 2, 1]
+    log = Interactions.from_frame(pl.DataFrame({"user_id": users, "item_id": range(10), "timestamp": range(10)}))
+    split = splits.by_time(log)
+    assert split.valid.target.times.tolist() == [8]
+    assert split.test.target.times.tolist() == [9]
+    assert sorted(split.train.times.tolist()) == list(range(8))
 
 
 def test_by_time_refuses_ranks():
@@ -322,6 +352,43 @@ def test_given_needs_parts_that_are_apart():
     twice = Interactions.from_frame(frame).with_parts(np.array([0, 1, 2, 2]))
     with pytest.raises(BadLog, match="1 targets are among the items that must not be recommended, first item number 1"):
         splits.given(twice)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_targets_that_could_never_be_hits_are_found_as_sets_find_them(seed):
+    draw = np.random.default_rng(seed)
+    users, most = 4, 12
+
+    def rows(per_user):
+        return Sequences.from_rows(
+            np.repeat(np.arange(users), per_user), draw.integers(1, most, users * per_user), None, users
+        )
+
+    holdout = Holdout(rows(3), rows(2), rows(4) if seed % 2 else None)
+    masked = holdout.seen if seed % 2 else holdout.history
+    bad = [(int(item), user) for user in range(users) for item in holdout.target.row(user) if item in masked.row(user)]
+    if not bad:
+        holdout.check_apart()
+        return
+    item, user = bad[0]
+    told = f"^{len(bad)} targets are among .* first item number {item} of user number {user};"
+    with pytest.raises(BadLog, match=told):
+        holdout.check_apart()
+
+
+@pytest.mark.parametrize(("shown", "asked"), [([1, 1], [4, 2]), ([4, 2], [1, 1])])
+def test_items_beyond_the_others_numbers_are_not_taken_for_another_users(shown, asked):
+    rows = np.arange(2)
+    Holdout(*(Sequences.from_rows(rows, np.array(items), None, 2) for items in (shown, asked))).check_apart()
+
+
+def test_cases_of_validation_are_drawn_with_seed_0_unless_said():
+    split = splits.by_user(random_log(12, users=300))
+    few, same = split.holdout("valid", 7), split.holdout("valid", 7, 0)
+    assert few.history.users.tolist() == same.history.users.tolist()
+    assert few.history.users.tolist() != split.holdout("valid", 7, 1).history.users.tolist()
+    assert split.holdout("valid") is split.valid
+    assert split.holdout("test", len(split.test)) is split.test
 
 
 def test_a_log_without_cases_is_refused():

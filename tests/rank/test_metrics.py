@@ -309,6 +309,29 @@ def test_columns_of_different_runs_are_refused(changes, named):
         check_single_target(told | changes)
 
 
+@pytest.mark.parametrize(
+    ("told", "edge"),
+    [
+        ({"hit_rate@1": 0.25, "ndcg@1": 0.25}, 0.27),  # each is off by 0.01: 0.26 hits, all first, and 0.01 more
+        ({"hit_rate@4": 0.25, "ndcg@4": 0.25}, 0.27),
+        # From k to the next both ends are off, twice 0.01: 0.27 of 0.25 new hits, at rank 3 at best.
+        ({"hit_rate@2": 0.25, "ndcg@2": 0.2, "hit_rate@6": 0.5, "ndcg@6": 0.3}, 0.2 + 0.27 / math.log2(4) + 0.02),
+    ],
+)
+def test_rounding_is_allowed_once_for_the_first_column_and_twice_for_a_step(told, edge):
+    last = list(told)[-1]
+    check_single_target(told | {last: edge - 1e-6}, rounding=0.01)
+    with pytest.raises(BadRun, match="cannot be of the same lists"):
+        check_single_target(told | {last: edge + 1e-6}, rounding=0.01)
+
+
+@pytest.mark.parametrize("off", [1.5e-9, 1e-6])
+def test_exact_means_may_be_off_by_the_last_digits_only(off):
+    check_single_target({"hit_rate@1": 0.5, "ndcg@1": 0.5 + 1e-9})
+    with pytest.raises(BadRun, match="cannot be of the same lists"):
+        check_single_target({"hit_rate@1": 0.5, "ndcg@1": 0.5 + 2 * 1e-9 + off})
+
+
 def test_a_metric_that_stands_alone_is_not_compared():
     check_single_target({"hit_rate@5": 0.2, "ndcg@10": 0.9, "recall@10": 0.1})
     check_single_target({})
