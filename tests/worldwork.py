@@ -89,6 +89,7 @@ def dealt(folder, here):
             assert world.most(10 + here.rank) == 10 + max(rank for rank in range(3) if counted[rank])
             for kind in (whole, whole > 20):
                 mine = kind.split(counted)[here.rank] if counted[here.rank] else kind[:1]
+                assert world.rolled(mine).dtype == kind.dtype
                 if not part.idle:
                     assert torch.equal(world.rolled(mine), kind.roll(1, 0).split(counted)[here.rank])
                 else:

@@ -46,10 +46,14 @@ def report(out: Path) -> None:
     lines = [(HERE / "head.md").read_text(encoding="utf-8")]
     lines += [f"| sample | {head}", "|---|" + "---|" * 6]
     for seed, mutants in last.items():
-        lines.append(row(f"seed {seed}, the tests as they were", read(out / f"{seed}.jsonl", first=True)))
-        lines.append(row(f"seed {seed}, with the tests added", mutants))
+        lines.append(row(f"seed {seed}, each as it was run first", read(out / f"{seed}.jsonl", first=True)))
+        lines.append(row(f"seed {seed}, each as it was run last", mutants))
     union = {(one["module"], one["number"]): one for mutants in last.values() for one in mutants}
-    lines += [row("all seeds, each mutant once", list(union.values())), "", "## By module", ""]
+    lines.append(row("all seeds, each mutant once", list(union.values())))
+    for room in ("core", "rank", "data"):
+        found = [one for one in union.values() if one["module"].startswith(room)]
+        lines.append(row(f"of these in {room}/", found))
+    lines += ["", "## By module", ""]
     lines += [f"| module | mutants there | {head}", "|---|---|" + "---|" * 6]
     modules: dict[str, list[dict[str, Any]]] = {}
     for one in union.values():

@@ -40,7 +40,7 @@ TESTS = {
         "core/*", "learn/test_*batches.py", "data/test_click_clustering.py", "rank/test_evaluate.py",
         "models/test_sdim.py", "models/test_eta.py", "models/test_twin*.py", "models/test_ldiffrec.py",
         "models/test_lightgcn.py", "models/test_mf.py", "models/test_dimerec.py", "models/test_diffrec.py",
-        "models/test_dmi_bases.py", "models/test_multivae.py", "models/test_sasrec.py",
+        "models/test_dmi_bases.py", "models/test_multivae.py", "models/test_sasrec.py", "models/test_din.py",
     ),
     "data": (
         "data/test_splits.py", "data/test_next_item.py", "data/test_parts.py", "data/test_presplit.py",
@@ -144,9 +144,7 @@ def name_of(path: Path) -> str:
 def traced(out: Path, rooms: set[str], workers: int, end: float) -> dict[str, dict[str, Any]] | None:
     """Every test with its seconds and the lines that it reaches, kept in OUT/traces; None where the time was over."""
     paths = module_paths()
-    package = SOURCE / "diffacet"
-    every = sorted({path for pattern in MODULES for path in package.glob(pattern)})
-    sources = hashlib.sha256(b"".join(path.read_bytes() for path in every)).digest()
+    sources = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).digest()
     patterns = sorted(pattern for room in rooms for pattern in TESTS[room])
     files = sorted({path for pattern in patterns for path in (ROOT / "tests").glob(pattern) if path.suffix == ".py"})
     (out / "traces").mkdir(exist_ok=True)

@@ -238,6 +238,11 @@ def test_only_empty_histories_are_zero_and_harm_no_gradient():
     assert not attention.any()
     (interests.square().sum() + attention.sum()).backward()
     assert embedded.grad.isfinite().all()
+    extract = extractor()
+    interests, attention = extract(*histories([0, 3, 0]))
+    (interests.square().sum() + attention.square().sum()).backward()
+    for name, parameter in extract.named_parameters():
+        assert parameter.grad.isfinite().all(), name
 
 
 def test_dropout_acts_in_training_only_and_on_the_weights():

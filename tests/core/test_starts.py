@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from diffacet.core.behaviours.attention import TargetAttention
 from diffacet.core.behaviours.channels import Channels, Router
 from diffacet.core.behaviours.head import ClickHead, Dice
 from diffacet.core.behaviours.transformer import ShortTerm
@@ -115,5 +116,7 @@ def test_what_else_is_said_of_starts():
     assert not DynamicRouting(D, K, L).start.any()
     assert DynamicRouting(D, K, L, random_start=True).start.std().item() == pytest.approx(1, rel=0.35)
     assert Dice(3).norm.eps == 1e-9
+    assert TargetAttention(D, D, D).heads == 2
+    assert Channels(D, K, Router(), "self").aggregate.block.heads == 2
     assert not ItemTable(20, D).weight[0].any()
     assert tuple(kaiming(2, 3, 5).shape) == (2, 3, 5)

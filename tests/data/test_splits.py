@@ -92,7 +92,7 @@ def test_the_cut_is_four_fifths_rounded_down_for_all_lengths():
         assert (holdout.history.times < np.repeat(holdout.history.lengths(), holdout.history.lengths())).all()
 
 
-@pytest.mark.parametrize("share", [0.01, 0.2, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("share", [1e-12, 0.01, 0.2, 0.5, 0.9, 0.99])
 def test_history_and_target_are_never_empty(share):
     split = splits.by_user(log_of_lengths([2, 3, 4, 5, 10] * 6), target_share=share)
     for holdout in holdouts(split):
