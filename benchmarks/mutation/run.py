@@ -222,6 +222,7 @@ def reaching(mutant: dict[str, Any], tests: dict[str, dict[str, Any]]) -> list[s
     if last > len((SOURCE / "diffacet" / file).read_text(encoding="utf-8").splitlines()):
         # A module's own lines run when it is imported, which no trace of a test has: the files that use it judge them.
         files = {name.partition("::")[0] for _, name in near}
+        files |= {str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob(f"test_{Path(file).stem}.py")}
         near = [(facts["seconds"], name) for name, facts in tests.items() if name.partition("::")[0] in files]
     chosen, spent = [], 0.0
     for seconds, name in sorted(near):
