@@ -47,13 +47,14 @@ def data(work: Path, users: int = TRAINING_USERS, items: int = ITEMS) -> Path:
     return out
 
 
-def run(work: Path, seed: int = 0, items: int = ITEMS) -> Path:
+def run(work: Path, seed: int = 0, items: int = ITEMS, dim: int = DIM, interests: int = INTERESTS) -> Path:
     """A run directory of DMI over so many items; seeds differ in all weights."""
     import diffacet
 
-    out = work / f"run-{items}-{seed}"
+    small = "" if (dim, interests) == (DIM, INTERESTS) else f"-{dim}-{interests}"
+    out = work / f"run-{items}-{seed}{small}"
     if not (out / "golden.json").exists():
-        sets = [f"refine_steps={STEPS}", f"dim={DIM}", f"interests={INTERESTS}"]
+        sets = [f"refine_steps={STEPS}", f"dim={dim}", f"interests={interests}"]
         diffacet.train("dmi", data(work, items=items), out, set=sets, seed=seed, max_steps=1, device="cpu")
     return out
 

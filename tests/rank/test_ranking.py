@@ -90,6 +90,37 @@ def test_blocks_do_not_matter():
         assert torch.equal(one.interest, many.interest)
 
 
+@settings(max_examples=60)
+@given(
+    users=st.integers(1, 6),
+    K=st.integers(1, 3),
+    n=st.integers(300, 3000),
+    k=st.integers(1, 12),
+    top=st.sampled_from([1, 3, 40]),
+    cells=st.sampled_from([400, 5000]),
+    kept=st.floats(0, 1),
+    seed=st.integers(0, 2**30),
+)
+def test_later_blocks_are_searched_above_what_is_found(users, K, n, k, top, cells, kept, seed):
+    # Blocks of hundreds of items, whose columns are dealt into groups; with few levels the k-th score ties everywhere.
+    interests, catalogue = whole(users, K, 3, seed=seed), whole(n + 1, 3, low=-top, high=top + 1, seed=seed + 1)
+    exclude = torch.arange(1, n + 1).expand(users, -1).clone()
+    exclude[torch.rand(users, n, generator=torch.Generator().manual_seed(seed)) < kept] = 0
+    for banned in (None, exclude):
+        ranked = top_k(interests, catalogue, k, exclude=banned, budget=28 * cells)
+        items, values = listed(best(interests, catalogue), k, banned)
+        assert torch.equal(ranked.items, items)
+        assert torch.equal(ranked.scores, values)
+
+
+@pytest.mark.parametrize("item", [1, 700, 2999])
+def test_a_score_that_is_no_number_is_found_in_any_block(item):
+    interests, catalogue = torch.ones(5, 2, 3), torch.zeros(3000, 3)
+    catalogue[item, 1] = math.nan
+    with pytest.raises(BadRun, match="not a number"):
+        top_k(interests, catalogue, 5, budget=28 * 5000)
+
+
 @pytest.mark.parametrize("budget", [2**21, 2**23])
 @pytest.mark.parametrize("tied", [False, True])
 def test_peak_memory_stays_under_the_budget(budget, tied):

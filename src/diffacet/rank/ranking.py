@@ -6,6 +6,7 @@ f(u, i) = max_k z_k . e_i (ComiRec, KDD 2020, aggregation; DMI, SIGIR 2025, Eq. 
 Order: higher score first, ties to the smaller item number; item 0 is padding and never returned.
 How a block of scores (u, n) is searched: columns are dealt into groups, and a top k + 1 over the groups'
 largest scores bounds where the k + 1 best columns lie; only those groups' members are searched again.
+Of later blocks only the few groups that hold more than a user's k-th score so far: its equals there lose the tie.
 `torch.topk` may take any of several equal scores, so a row that holds equal neighbours among its k + 1
 best is done again by counting: all columns above the k-th score, then the first columns that equal it.
 """
@@ -21,9 +22,10 @@ from diffacet.core.contract import Matcher, Scorer
 from diffacet.errors import BadRun, BadSetting
 
 BUDGET = 2**28
-_CELL_BYTES = 24  # of one user x item cell of a block: its score, a product, and what selection takes at worst
+_CELL_BYTES = 28  # of one user x item cell of a block: its score, a product, and what selection takes at worst
+_TILE_USERS = 256
 _TILE_CELLS = 2**20  # of a product on the CPU: 4 MB, so that the maximum over K reads it from the cache
-_TILE_USERS = 64
+_BLOCK_CELLS = 2**22  # of a block of scores on the CPU: 16 MB, so that the search reads it from the cache
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def top_k(
         k: length of the lists, at least 1; may exceed N.
         exclude: (B, E) int64 item numbers that a user must not get; 0 stands for none.
         budget: bytes that the work may take beside arguments and result: users and items are taken in blocks of
-            at most `budget / 24` scores, but never less than one user and 16 items or k.
+            at most `budget / 28` scores, but never less than one user and 16 items or k.
         rows: only the first so many users are ranked (and have lists); the others fill the block, so that products
             have the same shape, and so the same rounding, however many users there are. None: all.
 
@@ -75,16 +77,18 @@ def top_k(
     wanted = users if rows is None else rows
     interests, catalogue = interests.float(), catalogue.float()
     cells = max(budget // _CELL_BYTES, 1)
-    per_block = max(1, min(users, _TILE_USERS if interests.device.type == "cpu" else users, cells // 1024))
-    per_items = max(16, k, min(n_items, cells // per_block))
-    parts = []
+    on_cpu = interests.device.type == "cpu"
+    per_block = max(1, min(users, _TILE_USERS if on_cpu else users, cells // 1024))
+    per_items = max(16, k, min(n_items, (min(cells, _BLOCK_CELLS) if on_cpu else cells) // per_block))
+    parts, room = [], _room(interests, per_block, min(per_items, n_items))
     for begin in range(0, wanted, per_block):
         mine = interests[begin : begin + per_block]
         banned = None if exclude is None else exclude[begin : begin + per_block]
         best = _empty(min(len(mine), wanted - begin), mine)
         for start in range(1, n_items + 1, per_items):
-            scores = _block_scores(mine, catalogue[start : start + per_items])[: len(best[0])]
-            best = _merge(best, _search(scores, k, start, banned), k)
+            scores = _block_scores(mine, catalogue[start : start + per_items], room)[: len(best[0])]
+            floor = best[0][:, k - 1 :] if best[0].shape[1] == k else None
+            best = _merge(best, _search(scores, k, start, banned, floor), k)
         parts.append(best)
     scores, items = _join(parts, k, interests)
     filled = torch.nn.functional.pad(items, (0, 0, 0, users - wanted))
@@ -149,40 +153,48 @@ def _empty(rows: int, like: Tensor) -> tuple[Tensor, Tensor]:
     return like.new_empty(rows, 0, dtype=torch.float32), like.new_empty(rows, 0, dtype=torch.int64)
 
 
-def _block_scores(interests: Tensor, vectors: Tensor) -> Tensor:
-    """(u, n) best inner product of each user's vectors (u, K, d) with each of `vectors` (n, d)."""
-    users, n = len(interests), len(vectors)
-    scores = interests.new_empty(users, n)
-    width = n if interests.device.type != "cpu" else max(1, min(n, _TILE_CELLS // users))
-    product = interests.new_empty(users * width if interests.shape[1] > 1 else 0)
+def _room(like: Tensor, users: int, n: int) -> tuple[Tensor, Tensor]:
+    """Memory for the scores of a block and for one product, at most `users` x `n` each: fresh pages would cost more."""
+    tile = min(users * n, _TILE_CELLS) if like.device.type == "cpu" else users * n
+    return like.new_empty(users * n), like.new_empty(max(tile, users * like.shape[1]))
+
+
+def _block_scores(interests: Tensor, vectors: Tensor, room: tuple[Tensor, Tensor]) -> Tensor:
+    """(u, n) best inner product of each user's vectors (u, K, d) with each of `vectors` (n, d), written into `room`."""
+    (users, K, d), n = interests.shape, len(vectors)
+    flat, scores = interests.reshape(users * K, d), room[0][: users * n].view(users, n)
+    width = min(n, len(room[1]) // (users * K))
     for begin in range(0, n, width):
-        tile, items = scores[:, begin : begin + width], vectors[begin : begin + width].T
-        torch.mm(interests[:, 0], items, out=tile)
-        for q in range(1, interests.shape[1]):
-            # A maximum that runs along is faster than one over a (u, K, n) product, and takes a K-th of the memory.
-            other = torch.mm(interests[:, q], items, out=product[: tile.numel()].view(tile.shape))
-            torch.maximum(tile, other, out=tile)
+        items = vectors[begin : begin + width].T
+        # A product of its own, not a window of wide rows: those, far apart in memory, make it up to twice as slow.
+        product = torch.mm(flat, items, out=room[1][: len(flat) * items.shape[1]].view(len(flat), -1))
+        torch.amax(product.view(users, K, -1), 1, out=scores[:, begin : begin + width])
     return scores
 
 
-def _search(scores: Tensor, k: int, start: int, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The best of a block whose column 0 is item `start`: scores and item numbers, both (u, min(k, n)).
+def _search(
+    scores: Tensor, k: int, start: int, exclude: Tensor | None, floor: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The best of a block whose column 0 is item `start`: scores and item numbers, both (u, at most min(k, n)).
 
-    Overwrites `scores` at excluded items.
+    Overwrites `scores` at excluded items. With `floor` (u, 1), all that matters is what lies above it.
     """
     if exclude is not None:
         row, place = ((exclude >= start) & (exclude < start + scores.shape[1])).nonzero(as_tuple=True)
         scores[row, exclude[row, place] - start] = -math.inf
-    values, columns = _select(scores, k)
+    values, columns = _select(scores, k, floor)
     return values, columns + start
 
 
-def _select(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Values and columns (u, min(k, n)) of the best of `scores` (u, n): higher first, ties to the smaller column."""
-    values, columns = _any_top(scores, k + 1)
+def _select(scores: Tensor, k: int, floor: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Values and columns (u, at most min(k, n)) of the best of `scores` (u, n): higher first, ties to the smaller one.
+
+    Of a row with `floor` (u, 1) only what is above it is sure to be there, in this order, and is followed by anything.
+    """
+    values, columns = _any_top(scores, k + 1, floor)
     if values[:, :1].isnan().any():  # the largest of all to topk, amax and maximum
         raise BadRun("a score is not a number (NaN): the model diverged; train it again, with a smaller lr")
-    tied = (values[:, 1:] == values[:, :-1]) & (values[:, 1:] > -math.inf)  # (u, k)
+    tied = (values[:, 1:] == values[:, :-1]) & (values[:, 1:] > (-math.inf if floor is None else floor))  # (u, k)
     values, columns = values[:, :k], columns[:, :k]
     rows = tied.any(1).nonzero().squeeze(1)
     if len(rows):
@@ -206,8 +218,11 @@ def _count_out(scores: Tensor, bound: Tensor, k: int) -> Tensor:
     return above.nonzero()[:, 1].view(-1, k)
 
 
-def _any_top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Values (u, min(k, n)), descending, and columns; of equal values any may be taken."""
+def _any_top(scores: Tensor, k: int, floor: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Values (u, at most min(k, n)), descending, and columns; of equal values any may be taken.
+
+    With `floor` (u, 1), of each row all that is above it or not a number, as far as k goes, and then anything.
+    """
     users, n = scores.shape
     size = int(math.sqrt(n / k))  # of a group: (n / size) + k * size comparisons are fewest here
     groups = n // size if size > 1 else 0
@@ -216,12 +231,14 @@ def _any_top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         return values, columns
     # Group j holds columns j, j + groups, j + 2 groups, ...: its maximum reads memory in order.
     dealt = scores[:, : groups * size].view(users, size, groups)
-    best = dealt.amax(1).topk(k, dim=1, sorted=False).indices  # (u, k)
+    largest = dealt.amax(1)
+    held = k if floor is None else min(k, int((~(largest <= floor)).sum(1).max()))
+    best = largest.topk(held, dim=1, sorted=False).indices  # (u, held)
     steps = torch.arange(0, groups * size, groups, device=scores.device)
-    members = (best.unsqueeze(1) + steps.view(1, -1, 1)).flatten(1)  # (u, k * size)
+    members = (best.unsqueeze(1) + steps.view(1, -1, 1)).flatten(1)  # (u, held * size)
     left = torch.arange(groups * size, n, device=scores.device).expand(users, -1)
     members = torch.cat((members, left), 1)
-    values, place = scores.gather(1, members).topk(k, dim=1)
+    values, place = scores.gather(1, members).topk(min(k, members.shape[1]), dim=1)
     return values, members.gather(1, place)
 
 
