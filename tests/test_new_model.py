@@ -117,6 +117,44 @@ def test_a_file_that_is_no_model_is_refused(text, said, tmp_path, monkeypatch, c
         assert "mine.py" in err
 
 
+def changed(*pairs):
+    """The text of the example with some of it changed."""
+    text = FILE.read_text(encoding="utf-8")
+    for old, new in pairs:
+        assert old in text
+        text = text.replace(old, new)
+    return text
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        ([('"matching"', '"matchin"')], ["the task of 'fading-mean' is 'matchin'", "did you mean 'matching'"]),
+        ([("fade: Annotated", "lr: Annotated"), ("config.fade", "config.lr")], ["a setting lr", "rename it"]),
+        ([("def loss", "def lost")], ["has no loss(batch), so 40 steps would teach it nothing"]),
+        ([("def catalogue", "def catalog")], ["has no interests(history) with catalogue(), or scores(history)"]),
+        ([('"matching"', '"click"')], ["a model of clicks is validated by auc or gauc"]),
+        ([(".unsqueeze(1)\n\n", "\n\n")], ["interests(history) of fading-mean gave (2, 8)", "(B, K, d) with B = 2"]),
+        (
+            [("return self.items.weight", "return self.items.weight[1:]")],
+            ["catalogue() of fading-mean gave (", "N + 1"],
+        ),
+        ([("def interests", "def scores")], ["scores(history) of fading-mean gave (2, 1, 8)", "(B, N + 1)"]),
+        ([('{"softmax": ', ""), ("batch)}", "batch)")], ["loss(batch) of FadingMean gave a Tensor", "named terms"]),
+    ],
+)
+def test_what_a_first_model_gets_wrong_is_refused_before_it_is_trained(pairs, said, run, tmp_path, monkeypatch, call):
+    (tmp_path / "mine.py").write_text(changed(*pairs))
+    monkeypatch.setenv("DIFFACET_MODELS", str(tmp_path / "mine.py"))
+    sets = [word for one in QUICK for word in ("--set", one)]
+    code, _, err = call(
+        "train", "fading-mean", "--data", run.parent / "data", "--out", tmp_path / "out", "--max-steps", 40, *sets
+    )
+    assert code == 2
+    assert all(part in err for part in said), err
+    assert "Traceback" not in err
+
+
 def test_a_file_that_is_gone_or_none_of_python(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFACET_MODELS", str(tmp_path / "gone.py"))
     with pytest.raises(diffacet.BadSetting, match=r"DIFFACET_MODELS names .*gone\.py, which cannot be read \(No such"):

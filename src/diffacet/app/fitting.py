@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 from torch import nn
 
-from diffacet.app import clusters, golden, rundir, splitting
+from diffacet.app import clusters, golden, proving, rundir, splitting
 from diffacet.app.clicks.run import check_items
 from diffacet.app.environment import environment, pick_device
 from diffacet.app.rundir import ABOUT
@@ -28,6 +29,7 @@ from diffacet.learn.checkpoint import Checkpoints
 from diffacet.learn.fit import Moment, fit, initial_weights
 from diffacet.learn.sharing import check_workers
 from diffacet.rank.evaluate import evaluate as measure
+from diffacet.rank.evaluate import histories
 from diffacet.rank.metrics import check_metric, usual_ks
 
 CATALOGUE = golden.CATALOGUE
@@ -87,6 +89,10 @@ def fitted(
     groups = clusters.make(grouping, out / CATALOGUE, asked.again, tell)
     facts = batches.facts(cut.train, dataset.n_items, chosen.training, dataset.n_users, groups)
     model = _built(card, chosen, facts, target)
+    proving.check_verbs(card, model, chosen.training)
+    if here is None:
+        few = histories(valid, np.arange(min(2, len(valid))), chosen.training.length).to(target)
+        proving.check_answers(card, model, few, dataset.n_items)
     batch_at = batches.batch_at(cut.train, dataset.n_items, chosen.training, form)
     with _first_alone(here) as first:
         if first and not (out / ABOUT).exists():

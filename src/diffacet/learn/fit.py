@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -99,7 +99,13 @@ def _fit(
         for step, share in _ahead(share_at, progress.step, training.max_steps, device):
             torch.manual_seed(seeds.number(training.seed, "model", step))
             with dealt(share.part), widened(share.part), _autocast(training, device):
-                terms = share.counted(model.train().loss(share.own))
+                terms = model.train().loss(share.own)
+                if not isinstance(terms, Mapping):
+                    raise BadSetting(
+                        f"loss(batch) of {type(model).__name__} gave a {type(terms).__name__}; wanted is a dict of"
+                        " named terms, whose sum is minimised"
+                    )
+                terms = share.counted(terms)
             told = torch.stack([term.detach() for term in terms.values()])
             optimizer.step(torch.stack(list(terms.values())).sum(), rate(training, step), [told])
             terms = dict(zip(terms, told.unbind(), strict=True))

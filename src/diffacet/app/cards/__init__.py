@@ -10,12 +10,13 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
-from diffacet.core.contract import Card
+from diffacet.core.contract import Card, Task, Training
 from diffacet.errors import BadRun, BadSetting, nearest
 from diffacet.models import MODELS
 from diffacet.models import card as of_table
@@ -25,6 +26,8 @@ FILES = "DIFFACET_MODELS"
 
 PACKAGES = "diffacet.models"
 """The group of entry points: name of a model = module with its card."""
+
+TASKS: tuple[str, ...] = get_args(Task)
 
 _READ: dict[str, tuple[Path, str]] = {}
 """Modules of files, by name: which file, and what of it, they were made from."""
@@ -119,6 +122,16 @@ def _cards(module: ModuleType, where: str) -> list[Card]:
     for one in cards:
         if one.name in MODELS:
             raise BadSetting(f"{where} calls a model '{one.name}', as diffacet calls one of its own; rename it")
+        if one.task not in TASKS:
+            raise BadSetting(
+                f"{where} says that the task of '{one.name}' is '{one.task}'{nearest(one.task, TASKS)}; tasks are"
+                f" {', '.join(TASKS)}"
+            )
+        taken = {field.name for field in fields(one.config)} & {field.name for field in fields(Training)}
+        if taken:
+            raise BadSetting(
+                f"{where} gives '{one.name}' a setting {min(taken)}, which is one of the training; rename it"
+            )
     return cards
 
 

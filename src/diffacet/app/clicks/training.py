@@ -10,7 +10,7 @@ import polars as pl
 import torch
 from torch import nn
 
-from diffacet.app import rundir
+from diffacet.app import proving, rundir
 from diffacet.app.clicks import grouping
 from diffacet.app.clicks.run import (
     ITEMS,
@@ -85,6 +85,7 @@ def train(
     torch.set_num_threads(asked.threads)
     with initial_weights(training.seed):
         model = card.build(chosen.model, click_facts(log, training)).to(target)
+    proving.check_verbs(card, model, training)
     vectors = grouping.vectors_for(chosen, packed, out)
     if not (out / rundir.ABOUT).exists():
         _create(out, told | {"environment": environment(target)}, packed, vectors)
