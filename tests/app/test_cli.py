@@ -406,3 +406,13 @@ def test_a_bug_keeps_its_traceback(call, monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "load", broken)
     with pytest.raises(ZeroDivisionError, match="ours"):
         call("evaluate", tmp_path)
+
+
+def test_tables_in_a_pipe_are_as_wide_as_they_are(call, monkeypatch):
+    def row():
+        return next(line for line in call("models", "dmi")[1].splitlines() if line.startswith("noise_scale"))
+
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert "(paper-gowalla: 5.0, paper-book: 5.0" in row()
+    monkeypatch.setenv("COLUMNS", "90")
+    assert len(row()) <= 90

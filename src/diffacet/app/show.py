@@ -242,7 +242,7 @@ def planned(console: Console, plan: "Plan") -> None:
         changes = " ".join(f"{key}={value}" for key, value in row.set.items())
         told = (job.name, row.row.model, row.preset, escape(changes), str(job.seed), str(job.split_seed))
         table.add_row(*told, _length(job.settings.training), f"{len(row.asks)} ways")
-    _print_wide(console, table)
+    console.print(table)
     counted = [job.settings.training for job in plan.jobs if job.settings.training.max_epochs is None]
     steps, rest = sum(training.max_steps for training in counted), len(plan.jobs) - len(counted)
     told_rest = f", and {rest} runs counted in epochs" if rest else ""
@@ -264,7 +264,7 @@ def page(console: Console, page: "Page") -> None:
             for place, row in enumerate(grid.rows):
                 cells = [f"[bold green]{c}[/]" if (place, n) in grid.best else escape(c) for n, c in enumerate(row)]
                 table.add_row(*cells)
-            _print_wide(console, table)
+            console.print(table)
         for note in (*sheet.notes, sheet.provenance):
             console.print(note, style="dim", highlight=False, markup=False)
     for note in page.notes:
@@ -298,19 +298,11 @@ def about_page(page: "Page") -> dict[str, Any]:
     return {"title": page.title, "lead": page.lead, "data_sets": sheets, "notes": page.notes}
 
 
-def _print_wide(console: Console, table: Table) -> None:
-    """A table of many columns: into a file or a pipe as wide as it is, whatever the width of a terminal."""
-    if console.is_terminal:
-        console.print(table)
-    else:
-        console.print(table, width=400, crop=False)
-
-
 def new_table(*left: str, title: str | None = None, right: Iterable[str] = ()) -> Table:
     """An empty table as all of them look, with columns of text, then of numbers."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in left:
         table.add_column(name, style=None, header_style="dim")
     for name in right:
-        table.add_column(name, justify="right", header_style="dim")
+        table.add_column(name, justify="right", header_style="dim", overflow="fold")  # recall@20 is not recall@50
     return table

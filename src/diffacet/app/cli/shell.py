@@ -1,6 +1,7 @@
 """What the commands share: the program that they are commands of, and how they print."""
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,9 @@ from diffacet.app import options as o
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+WIDE = 400
+"""Columns of output that no terminal shows: no table is as wide, and no sentence is folded that need not be."""
 
 app = typer.Typer(
     name="diffacet",
@@ -52,7 +56,10 @@ def console_of(*, stderr: bool = False) -> "Console":
     """Where tables go; with `stderr` where progress goes."""
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    console = Console(stderr=stderr)
+    if console.is_terminal or "COLUMNS" in os.environ:
+        return console
+    return Console(stderr=stderr, width=WIDE)  # into a file or a pipe tables go as wide as they are
 
 
 def tell_next(console: "Console", *commands: str) -> None:
