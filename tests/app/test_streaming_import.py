@@ -9,6 +9,7 @@ import random
 import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -440,3 +441,15 @@ def test_the_command(tmp_path, capsys):
     assert cli.main(["import", str(log), "--out", str(tmp_path / "two"), "--partitions", "0"]) == 2
     assert "partitions lie in 1..9999" in capsys.readouterr().err
     assert len(list((tmp_path / "out" / "users").iterdir())) == 3
+
+
+def test_dates_in_a_form_of_ones_own_are_streamed_alike(tmp_path):
+    form, stamps = "%d/%m/%Y %H:%M", [60 * (28_000_000 + 11 * n % 5_000) for n in range(400)]
+    rows = [f"u{n % 17};i{n % 5};{datetime.fromtimestamp(t, UTC).strftime(form)}" for n, t in enumerate(stamps)]
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join(["user;item;time", *rows]) + "\n")
+    memory = importing.import_log([path], tmp_path / "memory", time_format=form)
+    agree(memory, importing.import_log([path], tmp_path / "streamed", time_format=form, partitions=3))
+    with pytest.raises(BadLog, match=r"log\.csv, row 2: .* is not written as --time-format '%Y' says"):
+        importing.import_log([path], tmp_path / "bad", time_format="%Y", partitions=3)
+    assert not (tmp_path / "bad").exists()

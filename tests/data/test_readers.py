@@ -291,3 +291,24 @@ def test_a_big_log_is_read_in_blocks_with_the_right_row(put, monkeypatch):
 def test_a_byte_order_mark_before_json_is_skipped(put):
     text = '{"user":1,"item":2,"time":3}\n'
     assert read_log([put("log.jsonl", "\ufeff" + text)]).frame.rows() == [(1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("form", "step"),
+    [("%d.%m.%Y %H:%M", 60), ("%m/%d/%Y %I:%M:%S %p", 1), ("%Y%m%d", 86400), ("%d %b %Y %H:%M:%S %z", 1)],
+)
+def test_times_in_a_form_of_ones_own(put, form, step):
+    stamps = [step * (1_700_000_000 // step + n) for n in range(0, 3_000, 7)]
+    plain = put("plain.csv", "user,item,time\n" + "".join(f"u{n % 5},i{n % 3},{t}\n" for n, t in enumerate(stamps)))
+    texts = [datetime.fromtimestamp(stamp, UTC).strftime(form) for stamp in stamps]
+    own = put("own.csv", "user,item,time\n" + "".join(f"u{n % 5},i{n % 3},{t}\n" for n, t in enumerate(texts)))
+    assert read_log(own, time_format=form).frame.equals(read_log(plain).frame)
+
+
+def test_a_time_that_is_not_in_the_form(put):
+    path = put("log.csv", "user,item,time\n1,2,01.12.2024\n1,3,12/24/2024\n")
+    assert "--time-format such as" in refusal(path)
+    said = refusal(path, time_format="%d.%m.%Y")
+    assert all(part in said for part in ("log.csv, row 3", "'12/24/2024'", "'%d.%m.%Y'", "%m month", "drop the row"))
+    assert "row 2" in refusal(path, time_format="dd.mm.yyyy")
+    assert "row 3" in refusal(put("gap.csv", "user,item,time\n1,2,01.12.2024\n1,3,\n"), time_format="%d.%m.%Y")

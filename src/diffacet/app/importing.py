@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffacet.arrays import distinct
 from diffacet.data import filters, readers, store
+from diffacet.data.formats import read_raw
 from diffacet.data.formats.source import Names
 from diffacet.data.interactions import PARTS, Interactions
 from diffacet.data.presplit import read_parts
@@ -85,6 +86,7 @@ def import_log(
     user: str | None = None,
     item: str | None = None,
     time: str | None = None,
+    time_format: str | None = None,
     rating: str | None = None,
     items: Path | str | None = None,
     min_rating: float | None = None,
@@ -111,6 +113,7 @@ def import_log(
         user: column of the users; None: found by name. The same holds of `item`, `time` and `rating`.
         item: column of the items.
         time: column of the times, or "none".
+        time_format: how the times are written, if neither as numbers nor in ISO 8601: "%d.%m.%Y %H:%M".
         rating: column of the ratings, or "none".
         items: file with the items' titles and categories.
         min_rating: keep interactions rated this much or more.
@@ -136,7 +139,7 @@ def import_log(
         raise BadSetting(f"--duplicates takes keep or drop; got '{duplicates}'")
     store.check_out(out)
     described = None if items is None else Path(items)
-    names = Names(user, item, time, rating)
+    names = Names(user, item, time, rating, time_format)
     with workplace.held(out) as work:
         store.check_out(out)
         plan = planning.planned(files, format, names, partitions, always=mapped is not None)
@@ -144,7 +147,7 @@ def import_log(
             filters = filtering.Filters(min_rating, min_count, k_core, duplicates == "drop")
             how, seen = mapped or driving.here, watch or driving.unwatched
             return pipeline.stream(plan, out, work, items=described, filters=filters, mapped=how, watch=seen)
-        raw = readers.read_log(files, format=format, user=user, item=item, time=time, rating=rating, items=described)
+        raw = read_raw(format, files, names=names, items=described)
         return _in_memory(raw, out, min_rating, min_count, k_core, duplicates)
 
 

@@ -22,6 +22,15 @@ NewData = Annotated[Path, Option("--out", metavar="DIR", help="The data director
 User = Annotated[str | None, Option(metavar="COL", help="Column of the users.")]
 Item = Annotated[str | None, Option(metavar="COL", help="Column of the items.")]
 Time = Annotated[str | None, Option(metavar="COL", help="Column of the times; 'none': rows are in order.")]
+TimeFormat = Annotated[
+    str | None,
+    Option(
+        "--time-format",
+        metavar="FORM",
+        help="How the times are written, in the codes of strftime, such as '%d.%m.%Y %H:%M' (UTC, if no %z says"
+        " otherwise); not given: seconds or finer since 1970, or ISO 8601.",
+    ),
+]
 Rating = Annotated[str | None, Option(metavar="COL", help="Column of the ratings; 'none': not read.")]
 MinRating = Annotated[float | None, Option(metavar="X", help="Keep what is rated X or more.")]
 Items = Annotated[Path | None, Option(metavar="FILE", help="Item ids with titles, categories or both.")]

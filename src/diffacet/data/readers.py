@@ -18,6 +18,7 @@ def read_log(
     time: str | None = None,
     rating: str | None = None,
     items: str | Path | None = None,
+    time_format: str | None = None,
 ) -> RawLog:
     """The log in `paths`, every row in input order, nothing filtered.
 
@@ -32,6 +33,7 @@ def read_log(
             None: likewise; "none": there are none, and the rows of a user are in order.
         rating: the column of the ratings; None: likewise, or no ratings; "none": do not read them.
         items: a file of item descriptions: ids, where known titles and categories, found by common names.
+        time_format: how the times are written, in the codes of strftime ("%d.%m.%Y %H:%M"); None: as above.
 
     Raises:
         BadLog: a file is missing, empty, damaged or in another encoding; a column is not found; a row has too few or
@@ -40,4 +42,5 @@ def read_log(
     """
     given = [paths] if isinstance(paths, str | Path) else paths
     described = None if items is None else Path(items)
-    return read_raw(format, [Path(path) for path in given], names=Names(user, item, time, rating), items=described)
+    names = Names(user, item, time, rating, time_format)
+    return read_raw(format, [Path(path) for path in given], names=names, items=described)

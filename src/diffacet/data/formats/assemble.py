@@ -88,7 +88,7 @@ def _part(table: Table, found: Names, drop_timeless: bool) -> _Part:
     return _Part(
         values.ids(frame[user], where, user),
         values.ids(frame[item], where, item),
-        times.parse(frame[time], where, time) if timed else None,
+        times.parse(frame[time], where, time, form=found.form) if timed else None,
         values.ratings(frame[rating], where, rating) if rating else None,
         dropped,
     )

@@ -48,7 +48,7 @@ def resolve(table: Table, names: Names) -> Names:
         rating = _needed(table, names.rating, (), "rating")
     if user == item:
         raise BadLog(f"{table.path}: column '{user}' cannot be both user and item; pass --user COL and --item COL")
-    return Names(user, item, time, rating)
+    return Names(user, item, time, rating, names.form)
 
 
 def listed(columns: Sequence[str]) -> str:

@@ -36,12 +36,16 @@ class RawLog:
 
 @dataclass(frozen=True)
 class Names:
-    """The columns of a log; None: to be guessed. `time` and `rating` may be "none": not to be read."""
+    """The columns of a log; None: to be guessed. `time` and `rating` may be "none": not to be read.
+
+    `form` is no column: how the times are written, if neither as numbers nor in ISO 8601; see `times.parse`.
+    """
 
     user: str | None = None
     item: str | None = None
     time: str | None = None
     rating: str | None = None
+    form: str | None = None
 
     def over(self, other: "Names") -> "Names":
         """These names, and those of `other` where this has none."""

@@ -1,8 +1,8 @@
 """Time stamps into whole seconds (or milliseconds where seconds would lose the order); exact integers throughout.
 
 Numbers are seconds since 1970 up to 10^11 (the year 5138), milliseconds up to 10^14, microseconds up to 10^17 and
-nanoseconds above. Text is ISO 8601: "2014-07-23", "2014-07-23 10:05", "2014-07-23T10:05:33.120Z", "...+02:00"; a time
-without a zone is UTC.
+nanoseconds above. Text is ISO 8601: "2014-07-23", "2014-07-23 10:05", "2014-07-23T10:05:33.120Z", "...+02:00", or what
+a form such as "%d.%m.%Y %H:%M" says; a time without a zone is UTC.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,11 @@ from diffacet.errors import BadLog
 
 Where = Callable[[int], str]
 _LIMITS = ((10**17, 10**9), (10**14, 10**6), (10**11, 10**3))
-REMEDY = "pass --time COL, or --time none for file order, or drop the row"
+REMEDY = (
+    "pass --time COL, or --time-format such as '%d.%m.%Y %H:%M' for other dates, or --time none for file order, or drop"
+    " the row"
+)
+_CODES = "%d day, %m month, %Y year, %H:%M:%S clock"
 UNITS = {1: "seconds", 10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds"}
 _ISO = (
     r"^\s*(?<day>\d{4}-\d{2}-\d{2})"
@@ -36,12 +40,14 @@ class Times:
         return self.values * (unit // self.unit)
 
 
-def parse(column: pl.Series, where: Where, name: str, remedy: str = REMEDY) -> Times:
+def parse(column: pl.Series, where: Where, name: str, remedy: str = REMEDY, form: str | None = None) -> Times:
     """The times of one file; raises BadLog naming the first row whose time is missing or cannot be read.
 
-    `remedy`: what the message says may be done.
+    `remedy`: what the message says may be done. `form`: how dates are written, in strftime's codes; None: ISO 8601.
     """
     kind = column.dtype
+    if form is not None and (kind == pl.String or kind.is_integer()):
+        return _formed(column, where, name, form)
     if kind.is_temporal() and kind in (pl.Datetime, pl.Date):
         micros = column.cast(pl.Datetime("us")).dt.epoch("us")
         _refuse(column, micros.is_null(), where, name, remedy)
@@ -114,6 +120,21 @@ def _dates(column: pl.Series, where: Where, name: str, remedy: str) -> Times:
     if bool((found["nanos"] == 0).all()):
         return Times(found["seconds"], 1)
     return Times(found["seconds"] * 10**6 + found["nanos"] // 1000, 10**6)
+
+
+def _formed(column: pl.Series, where: Where, name: str, form: str) -> Times:
+    stamp = column.cast(pl.String).str.strip_chars().str.to_datetime(form, time_unit="us", strict=False)
+    bad = stamp.is_null()
+    if bad.any():
+        index = bad.arg_max() or 0
+        raise BadLog(
+            f"{where(index)}: column '{name}': {shorten(column[index])} is not written as --time-format '{form}' says"
+            f" ({_CODES}); change it, or drop the row"
+        )
+    micros = stamp.dt.epoch("us")
+    if bool((micros % 10**6 == 0).all()):
+        return Times(micros // 10**6, 1)
+    return Times(micros, 10**6)
 
 
 def _refuse(column: pl.Series, bad: pl.Series, where: Where, name: str, remedy: str) -> None:

@@ -97,7 +97,7 @@ def cast(block: Block, path: object, found: Names, *, drop_timeless: bool, first
     items, item_kind = _ids(values.ids(frame[item], where, item))
     columns, unit = [users.alias("user"), items.alias("item")], 1
     if timed:
-        read = _times(frame[time], where, time, path, first)
+        read = _times(frame[time], where, found, path, first)
         columns.append(read.values.alias("time"))
         unit = read.unit
     if rating:
@@ -114,18 +114,19 @@ def _ids(column: pl.Series) -> tuple[pl.Series, Kind]:
     return found, Kind(whole, plain)
 
 
-def _times(column: pl.Series, where: times.Where, name: str, path: object, first: First | None) -> times.Times:
+def _times(column: pl.Series, where: times.Where, found: Names, path: object, first: First | None) -> times.Times:
     """The times, read as in the file that begins with `first`; raises BadLog."""
+    name, form = found.time or "", found.form
     if first is None or not len(column):
-        return times.parse(column, where, name)
+        return times.parse(column, where, name, form=form)
     both = pl.concat([first.value.alias(""), column.alias("")])
-    found = times.parse(both, lambda i: where(i - 1) if i else f"{path}, row {first.row}", name)
-    alone = times.parse(first.value, lambda _: f"{path}, row {first.row}", name)
-    if int(found.values[0]) * alone.unit != int(alone.values[0]) * found.unit:
-        size = found.values[1:].abs()
+    read = times.parse(both, lambda i: where(i - 1) if i else f"{path}, row {first.row}", name, form=form)
+    alone = times.parse(first.value, lambda _: f"{path}, row {first.row}", name, form=form)
+    if int(read.values[0]) * alone.unit != int(alone.values[0]) * read.unit:
+        size = read.values[1:].abs()
         index = size.arg_max() or 0
         raise BadLog(
             f"{where(index)}: column '{name}': {shorten(column[index])} is in a finer unit than "
             f"{shorten(first.value[0])} in row {first.row}; give all in one unit, or drop the row"
         )
-    return replace(found, values=found.values[1:])
+    return replace(read, values=read.values[1:])
