@@ -24,7 +24,7 @@ from diffacet.errors import BadRun, BadSetting
 BUDGET = 2**28
 _CELL_BYTES = 28  # of one user x item cell of a block: its score, a product, and what selection takes at worst
 _TILE_USERS = 256
-_TILE_CELLS = 2**20  # of a product on the CPU: 4 MB, so that the maximum over K reads it from the cache
+_TILE_CELLS = 2**19  # of a product on the CPU: 2 MB, so that the maximum over K reads it from the cache
 _BLOCK_CELLS = 2**22  # of a block of scores on the CPU: 16 MB, so that the search reads it from the cache
 
 
