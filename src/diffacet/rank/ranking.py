@@ -109,7 +109,7 @@ def top_k_scores(scores: Tensor, k: int, *, exclude: Tensor | None = None) -> Ra
         BadRun: a score is not a number.
     """
     _check_k(k)
-    per_block = max(1, 4 * _TILE_CELLS // max(scores.shape[1], 1))
+    per_block = max(1, _BLOCK_CELLS // max(scores.shape[1], 1))
     parts = []
     for begin in range(0, len(scores), per_block):
         block = scores[begin : begin + per_block, 1:].float()
