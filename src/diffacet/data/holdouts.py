@@ -125,7 +125,7 @@ def shuffled(n: int, seed: int) -> IntArray:
 
 
 def bounds(n: int, ratio: Ratio) -> tuple[int, int]:
-    """The ends of the first and the second part of n, rounded down, in whole numbers."""
+    """The ends of the first and the second part of n, rounded down, in whole numbers; both below n >= 1."""
     return n * ratio[0] // sum(ratio), n * (ratio[0] + ratio[1]) // sum(ratio)
 
 
