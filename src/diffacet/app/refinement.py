@@ -27,6 +27,10 @@ from diffacet.rank.retriever import Retriever
 
 STEPS = (0, 1, 2, 5, None)
 WARM, REQUESTS = 10, 100
+TARGETS = 5
+"""How many the typical user has at least, so that there is something to hit."""
+LISTED = 6
+"""Items that are shown of an interest's list."""
 
 
 @dataclass(frozen=True)
@@ -153,16 +157,14 @@ def _latencies(recommenders: Sequence[Retriever], holdout: Holdout) -> list[floa
     return [statistics.median(spent[WARM:]) for spent in times]
 
 
-def typical(values: FloatArray, holdout: Holdout, targets: int = 5) -> int:
-    """The row whose value, of (C,), is the median of those with `targets` targets or more, the first of equals."""
-    rows = np.flatnonzero(holdout.target.lengths() >= min(targets, int(holdout.target.lengths().max())))
+def typical(values: FloatArray, holdout: Holdout) -> int:
+    """The row whose value, of (C,), is the median of those with `TARGETS` targets or more, the first of equals."""
+    rows = np.flatnonzero(holdout.target.lengths() >= min(TARGETS, int(holdout.target.lengths().max())))
     middle = np.sort(values[rows])[len(rows) // 2]
     return int(rows[np.argmin(np.abs(values[rows] - middle))])
 
 
-def portrait(
-    run: Run, trial: Trial, metric: str, *, on: str = "test", data: Path | None = None, top: int = 6
-) -> Portrait:
+def portrait(run: Run, trial: Trial, metric: str, *, on: str = "test", data: Path | None = None) -> Portrait:
     """The typical user of a run, with what each interest retrieves before and after refinement, seen items left out.
 
     `trial` is the run measured on `on`, its users one by one; raises BadRun where `metric` is not among what was kept.
@@ -184,7 +186,7 @@ def portrait(
     name = _namer(run)
     facets = []
     for k in range(len(before)):
-        first, second = (_best(table, vector, seen, top) for vector in (before[k], after[k]))
+        first, second = (_best(table, vector, seen, LISTED) for vector in (before[k], after[k]))
         facets.append(
             Facet(
                 k + 1,
