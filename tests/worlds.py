@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import diffacet
+
 WORK = Path(__file__).with_name("worldwork.py")
+CODE = [str(WORK.parent), str(Path(diffacet.__file__).parents[1])]
+"""What the processes import: these tests, and the diffacet that runs them, which need not be the one installed."""
 
 
 def spawned(folder, size, *scenarios, codes=None):
@@ -14,7 +18,7 @@ def spawned(folder, size, *scenarios, codes=None):
     codes: exit codes of the ranks, where not all are to end well.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORK.parent)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(CODE)}
     files = [(folder / f"rank{rank}.log").open("w+") for rank in range(size)]
     workers = [
         subprocess.Popen(

@@ -77,6 +77,35 @@ def test_other_users_other_data_and_single_seeds_are_not_tested():
     )
 
 
+def test_one_seed_is_paired_where_it_is_enough():
+    """A report is about the users whom it has; what another training would bring it does not say."""
+    base, better = line("base", trial(0, [0.1, 0.2, 0.6])), line("better", trial(0, [0.2, 0.3, 0.7]))
+    assert results.compare([(better, base)], ["recall@50"], "test") == []
+    (pair,) = results.compare([(better, base)], ["recall@50"], "test", fewest=1)
+    assert (pair.mean, pair.low, pair.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert (pair.seeds, pair.users) == (1, 3)
+    assert np.isnan(pair.p_seeds)
+
+
+def test_a_difference_of_noise_is_not_clear_and_is_repeatable():
+    noise = np.random.default_rng(0).normal(size=400)
+    noise -= noise.mean()
+    one, other = line("a", trial(0, 1 + noise)), line("b", trial(0, np.ones(400)))
+    (pair,) = results.compare([(one, other)], ["recall@50"], "test", fewest=1)
+    assert [pair.low, pair.high] == [
+        end
+        for again in results.compare([(one, other)], ["recall@50"], "test", fewest=1)
+        for end in (again.low, again.high)
+    ]
+    assert not pair.clear
+    # Two standard errors of the mean, which the bootstrap must be near to.
+    assert (pair.high - pair.low) / 2 == pytest.approx(1.96 * noise.std() / np.sqrt(400), rel=0.1)
+    (gain,) = results.compare([(line("c", trial(0, 1.5 + noise)), other)], ["recall@50"], "test", fewest=1)
+    (loss,) = results.compare([(other, line("c", trial(0, 1.5 + noise)))], ["recall@50"], "test", fewest=1)
+    assert gain.clear
+    assert loss.clear
+
+
 def test_holm_counts_the_rows():
     rng = np.random.default_rng(0)
     base = line("base", *(trial(seed, rng.random(200)) for seed in range(3)))

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from diffacet.core.behaviours.settings import click_fields
 from diffacet.core.contract import ClickFields, Facts, StreamedFacts, Training
 from diffacet.errors import BadSetting
 
@@ -41,11 +40,9 @@ def test_facts_of_a_loaded_run_have_all_sizes_and_no_sequence():
 
 
 def test_click_models_need_a_click_log():
-    assert Facts(5, 3, click=CLICK).click_fields() is click_fields(Facts(5, 3, click=CLICK)) is CLICK
+    assert Facts(5, 3, click=CLICK).click_fields() is CLICK
     with pytest.raises(BadSetting, match="import-clicks"):
         Facts(5, 3).click_fields()
-    with pytest.raises(BadSetting, match="needs a log of showings with their labels"):
-        click_fields(Facts(5, 3))
 
 
 def test_streamed_facts_refuse_what_they_never_have():

@@ -71,26 +71,6 @@ def test_a_longer_history_ends_in_the_shorter():
             assert len(brief) == min(len(whole), short)
 
 
-@pytest.mark.parametrize("length", [0, 1, 4, 100])
-def test_padded_is_the_same_with_padding_in_front(length):
-    rows = np.array([5, 3, 5, 70, 0])
-    values, mask = LOG.padded(rows, length)
-    found = cut(LOG, rows, length)
-    counts = found["end"] - found["start"]
-    assert values.shape == (5, counts.max(), 3)
-    for b in range(5):
-        assert mask[b].tolist() == [n >= counts.max() - counts[b] for n in range(counts.max())]
-        np.testing.assert_array_equal(values[b][mask[b]], found["behaviours"][found["start"][b] : found["end"][b]])
-        assert (values[b][~mask[b]] == 0).all()
-
-
-def test_padded_of_no_history():
-    empty = np.flatnonzero(LOG.end == LOG.begin)[:2]
-    values, mask = LOG.padded(empty)
-    assert values.shape == (2, 0, 3)
-    assert mask.shape == (2, 0)
-
-
 def test_arrays_are_what_a_batch_is_made_of():
     found = cut(LOG, np.array([3, 1]), 5)
     assert set(found) == {field.name for field in dataclasses.fields(ClickBatch)} - {"step", "total"}

@@ -450,7 +450,6 @@ def test_a_log_without_any_behaviour():
     log = packed((shown, done[:0], kinds, towns))
     assert log.behaviours.shape == (3, 0)
     assert (log.end == 0).all()
-    assert log.padded(np.arange(4), 5)[0].shape == (4, 0, 3)
 
 
 def test_groups():

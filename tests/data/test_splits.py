@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffacet.data import cuts, splits
-from diffacet.data.holdouts import Holdout
+from diffacet.data.holdouts import Holdout, bounds
 from diffacet.data.interactions import Interactions
 from diffacet.data.sequences import Sequences
 from diffacet.errors import BadLog, BadSetting
@@ -143,6 +143,13 @@ def test_one_user_in_each_part_is_enough_and_none_is_not():
     assert (len(split.train), len(split.valid), len(split.test)) == (1, 1, 1)
     with pytest.raises(BadLog, match="give 0, 1 and 2"):
         splits.by_user(log_of_lengths([5, 5, 5]), ratio=(1, 4, 4))
+
+
+@given(st.integers(1, 10**12), st.tuples(*[st.integers(1, 10**6)] * 3))
+def test_both_bounds_are_places_of_what_is_cut(n, ratio):
+    """So a cut in time is the time of an interaction, whatever the ratio."""
+    first, second = bounds(n, ratio)
+    assert 0 <= first <= second < n
 
 
 def test_what_is_not_said_is_the_published_protocol():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from diffacet.app import importing, refinement, report, runs
-from diffacet.app.compare import measure
+from diffacet.app.studies import results, work
 from diffacet.core.interests import StarGraph
 from diffacet.rank.evaluate import evaluate
 from shoplog import TINY, write_shop
@@ -58,9 +58,9 @@ def test_a_users_portrait_shows_the_model_the_times_of_the_history(trained, monk
         return forward(self, embedded, mask, times)
 
     monkeypatch.setattr(StarGraph, "forward", watched)
-    group = measure("DMI", [trained["dmi"]], on="test", ks=[5])
+    (line,) = results.measured({"DMI": [trained["dmi"]]}, work.wanted(["recall@5"], [5]), on=("test",))
     seen.clear()
-    portrait = refinement.portrait(group.trials[0], "recall@5")
+    portrait = refinement.portrait(trained["dmi"], line.trials[0], "recall@5")
     assert len(portrait.facets) == 4
     assert seen
     assert all(times is not None and times.any() for times in seen)

@@ -5,8 +5,9 @@ import re
 import pytest
 
 from browser import opened
-from diffacet.app import compare, importing, report, runs, settings
-from diffacet.errors import BadRun
+from diffacet.app import importing, report, runs, settings
+from diffacet.app.studies import results, work
+from diffacet.errors import BadRun, BadSetting
 from shoplog import TINY, write_shop
 
 SECTIONS = ["results", "curves", "refinement", "user", "made", "definitions"]
@@ -88,10 +89,11 @@ def test_the_commands_train_the_same_settings_again(trained):
 
 
 def test_a_simple_baseline_that_wins_is_said_to_win(trained):
-    groups = [compare.measure(label, some, ks=(5,)) for label, some in trained.items()]
-    simple, main = groups[0], groups[-1]
-    told = " ".join(report.headline(main, None, [], groups, "recall@5"))
-    won = simple.mean("recall@5") > main.mean("recall@5")
+    what = work.wanted([f"{name}@5" for name in report.COLUMNS], (5,))
+    lines = results.measured(trained, what, on=("test",))
+    simple, main = lines[0], lines[-1]
+    told = " ".join(report.headline(main, None, [], lines, "recall@5", "test"))
+    won = simple.mean("recall@5", "test") > main.mean("recall@5", "test")
     assert (f"A simple baseline wins: {simple.label}" in told) == won
     assert ("below DMI" in told) != won
 
@@ -99,3 +101,18 @@ def test_a_simple_baseline_that_wins_is_said_to_win(trained):
 def test_a_report_without_its_focus_is_refused(trained):
     with pytest.raises(BadRun, match="needs runs of Other"):
         report.build(trained, title="x", focus="Other")
+
+
+def test_runs_on_other_users_are_not_set_against_each_other(trained):
+    apart = {"DMI": trained["DMI"][:1], "REMI": trained["REMI"][1:]}
+    with pytest.raises(BadRun, match="DMI and REMI were measured on other users"):
+        report.build(apart, title="x", focus="DMI", against="REMI", ks=(5,), metric="recall@5")
+
+
+@pytest.mark.parametrize(
+    ("metric", "why"),
+    [("recal@5", "did you mean 'recall'"), ("recall", "recall@50"), ("gini@5", "no mean over users")],
+)
+def test_a_metric_without_a_value_for_each_user_is_refused(trained, metric, why):
+    with pytest.raises(BadSetting, match=why):
+        report.build(trained, title="x", focus="DMI", metric=metric)

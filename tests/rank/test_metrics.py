@@ -87,6 +87,16 @@ def test_metrics_equal_the_loops(users, n):
         np.testing.assert_allclose(value, expected, rtol=1e-12, atol=0, err_msg=name)
 
 
+@settings(max_examples=100, deadline=None)
+@given(users=users)
+def test_the_end_of_a_list_hits_nothing(users):
+    """Not even where the user before it has the largest number as a target, whose key is the next user's neighbour."""
+    items, targets, offsets = packed([u[0] for u in users], [u[1] for u in users], 10)
+    matched = match(items, targets, offsets)
+    assert not matched.hits[items == 0].any()
+    assert (matched.lengths == [len(u[0]) for u in users]).all()
+
+
 @settings(max_examples=50, deadline=None)
 @given(users=users, n=st.integers(1, 12))
 def test_bounds(users, n):

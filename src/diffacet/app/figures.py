@@ -1,10 +1,11 @@
 """Figures of the report as Plotly specifications: plain dicts, drawn in the page with the page's own colours."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from diffacet.app.compare import Group
 from diffacet.app.refinement import Point
+from diffacet.app.runs import Run
+from diffacet.app.studies.results import Line
 
 COLOURS = ("#e4572e", "#3b82c4", "#1f9d78", "#a070c4", "#c9912b", "#7d8a97")
 """Mid-tones that stand on a white page and on a dark one; the first is the model that the report is about."""
@@ -15,34 +16,34 @@ LOG = {"type": "log", "dtick": 1, "exponentformat": "power"}
 Figure = dict[str, Any]
 
 
-def colours(groups: Sequence[Group], focus: Group) -> dict[str, str]:
+def colours(labels: Iterable[str], focus: str) -> dict[str, str]:
     """A colour for each label, the same in every figure and table."""
-    others = [group.label for group in groups if group is not focus]
-    return {focus.label: COLOURS[0]} | {label: COLOURS[1 + n % 5] for n, label in enumerate(others)}
+    others = [label for label in labels if label != focus]
+    return {focus: COLOURS[0]} | {label: COLOURS[1 + n % 5] for n, label in enumerate(others)}
 
 
-def quality(groups: Sequence[Group], metric: str, paint: dict[str, str]) -> Figure:
-    """A bar for each group's mean of `metric`, with a dot for each seed."""
-    ranked = sorted(groups, key=lambda group: group.mean(metric))
+def quality(lines: Sequence[Line], metric: str, on: str, paint: dict[str, str]) -> Figure:
+    """A bar for each row's mean of `metric` on the held-out part `on`, with a dot for each seed."""
+    ranked = sorted(lines, key=lambda line: line.mean(metric, on))
     bars = {
         "type": "bar",
         "orientation": "h",
-        "x": [group.mean(metric) for group in ranked],
-        "y": [group.label for group in ranked],
-        "text": [f"{group.mean(metric):.3f}" for group in ranked],
+        "x": [line.mean(metric, on) for line in ranked],
+        "y": [line.label for line in ranked],
+        "text": [f"{line.mean(metric, on):.3f}" for line in ranked],
         "textposition": "inside",
         "insidetextanchor": "start",
         "insidetextfont": {"color": "#ffffff"},
-        "marker": {"color": [paint[group.label] for group in ranked], "opacity": 0.9},
+        "marker": {"color": [paint[line.label] for line in ranked], "opacity": 0.9},
         "hovertemplate": "%{y}: %{x:.4f}<extra>mean</extra>",
         "width": 0.62,
     }
     dots = {
         "type": "scatter",
         "mode": "markers",
-        "x": [trial.means[metric] for group in ranked for trial in group.trials],
-        "y": [group.label for group in ranked for _ in group.trials],
-        "text": [f"seed {trial.run.settings.training.seed}" for group in ranked for trial in group.trials],
+        "x": [trial.value(metric, on) for line in ranked for trial in line.trials],
+        "y": [line.label for line in ranked for _ in line.trials],
+        "text": [f"seed {trial.told['seed']}" for line in ranked for trial in line.trials],
         "marker": {"color": "ink", "size": 8, "symbol": "diamond-open", "line": {"width": 1.5}},
         "hovertemplate": "%{y}, %{text}: %{x:.4f}<extra></extra>",
     }
@@ -53,40 +54,41 @@ def quality(groups: Sequence[Group], metric: str, paint: dict[str, str]) -> Figu
     return {"data": [bars, dots], "layout": layout | {"showlegend": False, "height": 90 + 46 * len(ranked)}}
 
 
-def validation(groups: Sequence[Group], metric: str, paint: dict[str, str]) -> Figure:
+def validation(runs: Mapping[str, Sequence[Run]], metric: str, paint: dict[str, str]) -> Figure:
     """The validation metric against the step; a model that is not trained is a level line."""
-    trained = [group for group in groups if group.trained]
-    last = max((trial.run.trail()[-1].step for group in trained for trial in group.trials), default=1)
+    last = max((run.trail()[-1].step for some in runs.values() for run in some), default=0) or 1
     data = []
-    for group in groups:
-        for number, trial in enumerate(group.trials):
+    for label, some in runs.items():
+        for number, run in enumerate(some):
+            trail = run.trail()
             # A run that was validated by another metric may not have this one.
-            records = [record for record in trial.run.trail() if metric in record.metrics]
+            records = [record for record in trail if metric in record.metrics]
             if not records:
                 continue
-            if group.trained:
-                x, y = [r.step for r in records], [r.metrics[metric] for r in records]
-            else:
+            level = trail[-1].step == 0
+            if level:
                 x, y = [0, last], [records[-1].metrics[metric]] * 2
-            data.append(training_curve(group.label, number, x, y, paint[group.label], level=not group.trained))
+            else:
+                x, y = [r.step for r in records], [r.metrics[metric] for r in records]
+            data.append(training_curve(label, number, x, y, paint[label], level=level))
     return {
         "data": data,
         "layout": {"xaxis": {"title": {"text": "training step"}}, "yaxis": {"title": {"text": metric}}},
     }
 
 
-def losses(groups: Sequence[Group], paint: dict[str, str]) -> Figure:
+def losses(runs: Mapping[str, Sequence[Run]], paint: dict[str, str]) -> Figure:
     """Each weighted loss term against the step, on a logarithmic axis."""
     dashes = ("solid", "dot", "dash", "longdash")
     data = []
-    for group in (group for group in groups if group.trained):
-        for number, trial in enumerate(group.trials):
-            records = [record for record in trial.run.trail() if record.terms]
+    for label, some in runs.items():
+        for number, run in enumerate(some):
+            records = [record for record in run.trail() if record.terms]
             # The recommendation loss first, so that it is the solid line of every model.
             names = sorted(records[-1].terms, key=lambda name: (name != "softmax", name)) if records else []
             for name, dash in zip(names, dashes, strict=False):
                 x, y = [r.step for r in records], [r.terms[name] for r in records]
-                line = training_curve(f"{group.label} {name}", number, x, y, paint[group.label])
+                line = training_curve(f"{label} {name}", number, x, y, paint[label])
                 line["line"]["dash"] = dash
                 data.append(line)
     axis = {"title": {"text": "weighted loss"}} | LOG

@@ -12,17 +12,25 @@ import torch
 from torch import Tensor
 
 from diffacet.app import runs as runs_
-from diffacet.app.compare import Group, Trial, asked
 from diffacet.app.runs import Run
+from diffacet.app.studies import results, work
+from diffacet.app.studies.results import Trial
+from diffacet.app.studies.spec import Ask
+from diffacet.app.studies.statistics import FloatArray
 from diffacet.core.batch import Histories
 from diffacet.core.explaining import Explanation
 from diffacet.data import store
 from diffacet.data.splits import Holdout
-from diffacet.rank.evaluate import evaluate, evaluating, histories
+from diffacet.errors import BadRun
+from diffacet.rank.evaluate import evaluating, histories
 from diffacet.rank.retriever import Retriever
 
 STEPS = (0, 1, 2, 5, None)
 WARM, REQUESTS = 10, 100
+TARGETS = 5
+"""How many the typical user has at least, so that there is something to hit."""
+LISTED = 6
+"""Items that are shown of an interest's list."""
 
 
 @dataclass(frozen=True)
@@ -103,32 +111,32 @@ def refines(run: Run) -> bool:
 
 
 def sweep(
-    group: Group,
+    runs: Sequence[Run],
+    names: Sequence[str],
     *,
     on: str = "test",
-    ks: Sequence[int] = (20, 50),
     data: Path | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Point]:
-    """Quality and latency of a group's runs for S = 0, 1, 2, 5 and all T steps."""
-    total = group.trials[0].run.settings.model.steps
+    """Quality and latency of runs of one kind for S = 0, 1, 2, 5 and all T steps.
+
+    Args:
+        runs: that differ in their seeds only; the latency is the first one's.
+        names: metrics, `name@k`.
+        on: which held-out users, "valid" or "test".
+        data: the data directory, where it has moved.
+        progress: told (runs measured, all runs).
+    """
+    total = runs[0].settings.model.steps
     chosen = [step for step in STEPS if step is None or step < total]
-    metrics: list[dict[str, list[float]]] = [{} for _ in chosen]
-    recommenders: list[Retriever] = []
-    for number, trial in enumerate(group.trials):
-        holdout = trial.run.holdout(on, data)
-        for steps, found in zip(chosen, metrics, strict=True):
-            if progress is not None:
-                progress(f"asking {trial.run.path.name} with {_label(steps, total)} refinement steps")
-            run = runs_.of_items(runs_.load(trial.run.path, set={"refine_steps": steps}), "refinement")
-            for name, value in evaluate(asked(run), holdout, length=run.settings.training.length, ks=ks).items():
-                found.setdefault(name, []).append(value)
-            if number == 0:
-                recommenders.append(run.retriever())
-    times = _latencies(recommenders, group.trials[0].run.holdout(on, data))
+    asks = [Ask(_label(steps, total), {"refine_steps": steps}) for steps in chosen]
+    what = work.wanted(names, {int(name.partition("@")[2]) for name in names}, asks)
+    lines = results.measured({runs[0].card.name: runs}, what, on=(on,), data=data, progress=progress)
+    loaded = [runs_.of_items(runs_.load(runs[0].path, set=ask.settings), "refinement") for ask in asks]
+    times = _latencies([run.retriever() for run in loaded], runs[0].holdout(on, data))
     return [
-        Point(steps, _label(steps, total), found, time)
-        for steps, found, time in zip(chosen, metrics, times, strict=True)
+        Point(steps, line.suffix, {name: line.values(name, on) for name in names}, time)
+        for steps, line, time in zip(chosen, lines, times, strict=True)
     ]
 
 
@@ -149,20 +157,25 @@ def _latencies(recommenders: Sequence[Retriever], holdout: Holdout) -> list[floa
     return [statistics.median(spent[WARM:]) for spent in times]
 
 
-def typical(trial: Trial, metric: str, holdout: Holdout, targets: int = 5) -> int:
-    """The row of the user whose metric is the median of those with `targets` targets or more, the first of equals."""
-    values = trial.measured.values[metric]
-    rows = np.flatnonzero(holdout.target.lengths() >= min(targets, int(holdout.target.lengths().max())))
+def typical(values: FloatArray, holdout: Holdout) -> int:
+    """The row whose value, of (C,), is the median of those with `TARGETS` targets or more, the first of equals."""
+    rows = np.flatnonzero(holdout.target.lengths() >= min(TARGETS, int(holdout.target.lengths().max())))
     middle = np.sort(values[rows])[len(rows) // 2]
     return int(rows[np.argmin(np.abs(values[rows] - middle))])
 
 
-def portrait(trial: Trial, metric: str, *, on: str = "test", data: Path | None = None, top: int = 6) -> Portrait:
-    """The typical user of a run, with what each interest retrieves before and after refinement, seen items left out."""
-    run, length = trial.run, trial.run.settings.training.length
+def portrait(run: Run, trial: Trial, metric: str, *, on: str = "test", data: Path | None = None) -> Portrait:
+    """The typical user of a run, with what each interest retrieves before and after refinement, seen items left out.
+
+    `trial` is the run measured on `on`, its users one by one; raises BadRun where `metric` is not among what was kept.
+    """
+    length, measured = run.settings.training.length, trial.by_user(metric, on)
+    if measured is None:
+        raise BadRun(f"{run.path}: {metric} was not kept user by user, so no user is the typical one")
+    _, values = measured
     holdout = run.holdout(on, data)
     users = store.open(data or Path(run.about["data"]["path"])).log.users
-    row = typical(trial, metric, holdout)
+    row = typical(values, holdout)
     history = histories(holdout, np.array([row]), length)
     model: Any = runs_.of_items(runs_.load(run.path, device="cpu"), "refinement").model
     with evaluating(model):
@@ -173,7 +186,7 @@ def portrait(trial: Trial, metric: str, *, on: str = "test", data: Path | None =
     name = _namer(run)
     facets = []
     for k in range(len(before)):
-        first, second = (_best(table, vector, seen, top) for vector in (before[k], after[k]))
+        first, second = (_best(table, vector, seen, LISTED) for vector in (before[k], after[k]))
         facets.append(
             Facet(
                 k + 1,
@@ -191,7 +204,7 @@ def portrait(trial: Trial, metric: str, *, on: str = "test", data: Path | None =
         [name(item) for item in dict.fromkeys(holdout.target.row(row).tolist())],
         facets,
         metric,
-        float(trial.measured.values[metric][row]),
+        float(values[row]),
     )
 
 

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from diffacet import files
-from diffacet.app import compare, figures, refinement, settings
-from diffacet.app.compare import Difference, Group
+from diffacet.app import figures, refinement, settings
 from diffacet.app.refinement import Point, Portrait
 from diffacet.app.runs import Run
+from diffacet.app.studies import results, work
+from diffacet.app.studies.plan import OVERALL, check_names
+from diffacet.app.studies.results import Line, Pair
 from diffacet.app.studies.statistics import RESAMPLES
 from diffacet.data import store
-from diffacet.errors import BadRun, require
+from diffacet.errors import BadRun, BadSetting, require
 
 COLUMNS = ("recall", "hit_rate", "ndcg", "ndcg_set", "ndcg_textbook")
 Say = Callable[[str], None]
@@ -45,49 +47,69 @@ def build(
         against: the label that it is compared with, user by user.
         on: which held-out users, "valid" or "test".
         ks: list lengths.
-        metric: the one that the headline and the figures are about.
+        metric: the one that the headline and the figures are about; it has a value for each user.
         data: the data directory, where it has moved.
         notes: sentences for the section on how the page was made.
         progress: told what is being done.
 
     Raises:
         MissingExtra: Plotly or Jinja2 is not installed.
-        BadRun: no run, or a run that cannot be read or measured.
+        BadRun: no run, a run that cannot be read or measured, or `focus` and `against` without users in common.
+        BadSetting: an unknown metric, or one of all lists together.
     """
     render = renderer("report.html.j2")
     if focus not in runs or (against is not None and against not in runs) or not all(runs.values()):
         raise BadRun(f"the report needs runs of {focus}{f' and {against}' if against else ''}; got {', '.join(runs)}")
+    _check_metric(runs, metric)
     ks = sorted({*ks, int(metric.partition("@")[2])})
-    groups = [compare.measure(label, some, on=on, ks=ks, data=data, progress=progress) for label, some in runs.items()]
-    main = next(group for group in groups if group.label == focus)
-    other = next((group for group in groups if group.label == against), None)
-    pairs = [] if other is None else [compare.difference(main, other, f"{n}@{k}") for k in ks for n in COLUMNS]
+    names = [f"{name}@{k}" for k in ks for name in COLUMNS]
+    what = work.wanted((*names, metric), ks)
+    lines = results.measured(runs, what, on=(on,), data=data, progress=_counted(progress, "measured"))
+    by_label = {line.label: line for line in lines}
+    main, other = by_label[focus], None if against is None else by_label[against]
+    pairs = [] if other is None else results.compare([(main, other)], names, on, fewest=1)
+    if other is not None and not pairs:
+        raise BadRun(f"{focus} and {against} were measured on other users; pair runs of one split, seed and data")
     points: list[Point] = []
     portrait: Portrait | None = None
-    if refinement.refines(main.trials[0].run):
-        points = refinement.sweep(main, on=on, ks=ks, data=data, progress=progress)
-        portrait = refinement.portrait(main.trials[0], metric, on=on, data=data)
+    if refinement.refines(runs[focus][0]):
+        tell = _counted(progress, "asked with fewer refinement steps:")
+        points = refinement.sweep(runs[focus], list(dict.fromkeys((*names, metric))), on=on, data=data, progress=tell)
+        portrait = refinement.portrait(runs[focus][0], main.trials[0], metric, on=on, data=data)
     return render(
         title=title,
         on=on,
-        lead=headline(main, other, pairs, groups, metric),
-        tiles=_tiles(main, pairs, metric, groups, data),
+        lead=headline(main, other, pairs, lines, metric, on),
+        tiles=_tiles(runs[focus][0], main, pairs, metric, on, lines, data),
         ks=ks,
         columns=COLUMNS,
-        rows=_rows(groups, ks, figures.colours(groups, main), focus),
+        rows=_rows(lines, names, on, figures.colours(by_label, focus), focus),
         pairs=pairs,
         resamples=f"{RESAMPLES:,}",
         focus=focus,
         against=against,
         metric=metric,
         seeds=len(main.trials),
-        figures=_figures(groups, main, metric, points, ks),
+        figures=_figures(runs, lines, focus, metric, on, points, ks),
         points=points,
         portrait=portrait,
-        kept=_kept(main.trials[0].run),
-        made=_made(groups, data),
+        kept=_kept(runs[focus][0]),
+        made=_made(runs, data),
         notes=notes,
     )
+
+
+def _check_metric(runs: Mapping[str, Sequence[Run]], metric: str) -> None:
+    """Refuse what has no value for each user of these runs; raises BadSetting."""
+    categories = all("categories" in run.catalogue.columns for some in runs.values() for run in some)
+    check_names([metric], "metric", categories=categories)
+    if metric.partition("@")[0] in OVERALL:
+        raise BadSetting(f"metric: {metric} is no mean over users, and the report is about single users, too")
+
+
+def _counted(progress: Say | None, doing: str) -> Callable[[int, int], None] | None:
+    """What tells `progress` in words how many runs are done."""
+    return None if progress is None else lambda done, total: progress(f"{doing} {done} of {total} runs")
 
 
 def renderer(template: str) -> Callable[..., str]:
@@ -116,11 +138,11 @@ def write(path: Path, page: str) -> None:
 
 
 def headline(
-    main: Group, other: Group | None, pairs: Sequence[Difference], groups: Sequence[Group], metric: str
+    main: Line, other: Line | None, pairs: Sequence[Pair], lines: Sequence[Line], metric: str, on: str
 ) -> list[str]:
     """The result in plain sentences: how the model does, against its base, and against what is not trained."""
     name, _, k = metric.partition("@")
-    value = main.mean(metric)
+    value = main.mean(metric, on)
     share = name in ("recall", "recall_textbook")
     said = [
         f"Of what held-out users met next, {main.label} lists {100 * value:.1f} % among its first {k} suggestions"
@@ -129,7 +151,7 @@ def headline(
     ]
     pair = next((pair for pair in pairs if pair.metric == metric), None)
     if other is not None and pair is not None:
-        told = f"{100 * other.mean(metric):.1f} %" if share else f"{other.mean(metric):.4f}"
+        told = f"{100 * other.mean(metric, on):.1f} %" if share else f"{other.mean(metric, on):.4f}"
         said[0] += f"; {other.label}, the model that it refines, {told}."
         verdict = (
             f"a difference of {signed(100 * pair.relative, 1)} % that chance over users does not explain"
@@ -142,39 +164,46 @@ def headline(
         )
     else:
         said[0] += "."
-    simple = max((group for group in groups if not group.trained), key=lambda g: g.mean(metric), default=None)
-    if simple is not None and simple.mean(metric) > value:
+    simple = max((line for line in lines if not line.trained), key=lambda each: each.mean(metric, on), default=None)
+    best = float("nan") if simple is None else simple.mean(metric, on)
+    if simple is not None and best > value:
         said.append(
             f"A simple baseline wins: {simple.label}, which is counted and not trained, reaches "
-            f"{simple.mean(metric):.4f} in {metric}, {main.label} {value:.4f}. On this log the "
+            f"{best:.4f} in {metric}, {main.label} {value:.4f}. On this log the "
             "simple one is the better choice."
         )
     elif simple is not None:
         said.append(
-            f"The best model that is not trained, {simple.label}, reaches {simple.mean(metric):.4f} in {metric}, "
-            f"{100 * (1 - simple.mean(metric) / value):.0f} % below {main.label}."
+            f"The best model that is not trained, {simple.label}, reaches {best:.4f} in {metric}, "
+            f"{100 * (1 - best / value):.0f} % below {main.label}."
         )
         columns = [f"{name}@{k}" for name in COLUMNS]
-        ahead = [column for column in columns if simple.mean(column) > main.mean(column)]
+        ahead = [column for column in columns if simple.mean(column, on) > main.mean(column, on)]
         if ahead:
             said[-1] += f" It is ahead in {', '.join(ahead)}."
     return said
 
 
 def _figures(
-    groups: Sequence[Group], main: Group, metric: str, points: Sequence[Point], ks: Sequence[int]
+    runs: Mapping[str, Sequence[Run]],
+    lines: Sequence[Line],
+    focus: str,
+    metric: str,
+    on: str,
+    points: Sequence[Point],
+    ks: Sequence[int],
 ) -> dict[str, str]:
     """Name in the page -> Plotly's JSON, which may stand inside a script element."""
-    paint = figures.colours(groups, main)
+    paint = figures.colours(runs, focus)
     drawn = {
-        "quality": figures.quality(groups, metric, paint),
-        "validation": figures.validation(groups, main.trials[0].run.settings.training.metric, paint),
-        "losses": figures.losses(groups, paint),
+        "quality": figures.quality(lines, metric, on, paint),
+        "validation": figures.validation(runs, runs[focus][0].settings.training.metric, paint),
+        "losses": figures.losses(runs, paint),
     }
     if points:
         shown = [f"{name}@{k}" for k in reversed(ks) for name in ("recall", "ndcg_textbook")]
         drawn["steps"] = figures.steps(points, shown, figures.COLOURS)
-        drawn["latency"] = figures.latency(points, paint[main.label])
+        drawn["latency"] = figures.latency(points, paint[focus])
     return {name: embedded(figure) for name, figure in drawn.items()}
 
 
@@ -189,23 +218,23 @@ def signed(value: float, digits: int = 4) -> str:
 
 
 def _tiles(
-    main: Group, pairs: Sequence[Difference], metric: str, groups: Sequence[Group], data: Path | None
+    run: Run, main: Line, pairs: Sequence[Pair], metric: str, on: str, lines: Sequence[Line], data: Path | None
 ) -> list[tuple[str, str, str]]:
     """(figure, what it is, a remark) for the row of figures at the top."""
-    place = data or Path(main.trials[0].run.about["data"]["path"])
+    place = data or Path(run.about["data"]["path"])
     facts = store.open(place).log.statistics()
-    users = sum(len(trial.measured.values[metric]) for trial in main.trials)
+    users = sum(trial.part(on)["users"] for trial in main.trials)
     pair = next((pair for pair in pairs if pair.metric == metric), None)
     tiles = [
         (f"{facts['interactions']:,}", "interactions", f"{facts['users']:,} users, {facts['items']:,} items"),
-        (f"{main.mean(metric):.4f}", f"{main.label}, {metric}", f"± {main.deviation(metric):.4f} over seeds"),
+        (f"{main.mean(metric, on):.4f}", f"{main.label}, {metric}", f"± {main.deviation(metric, on):.4f} over seeds"),
     ]
     if pair is not None:
         interval = f"{signed(pair.low)} to {signed(pair.high)}"
         tiles.append((f"{signed(100 * pair.relative, 1)} %", "against its base", interval))
-    spent = sum(group.seconds() * len(group.trials) for group in groups)
+    spent = sum(line.cost("seconds") * len(line.trials) for line in lines)
     tiles.append(
-        (_duration(spent), "training, all runs", f"{sum(len(g.trials) for g in groups)} runs, {users} test cases")
+        (_duration(spent), "training, all runs", f"{sum(len(each.trials) for each in lines)} runs, {users} test cases")
     )
     return tiles
 
@@ -214,25 +243,26 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 100 else f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
 
 
-def _rows(groups: Sequence[Group], ks: Sequence[int], paint: Mapping[str, str], focus: str) -> list[dict[str, Any]]:
-    names = [f"{name}@{k}" for k in ks for name in COLUMNS]
-    best = {name: max(group.mean(name) for group in groups) for name in names}
+def _rows(
+    lines: Sequence[Line], names: Sequence[str], on: str, paint: Mapping[str, str], focus: str
+) -> list[dict[str, Any]]:
+    best = {name: max(line.mean(name, on) for line in lines) for name in names}
     return [
         {
-            "label": group.label,
-            "colour": paint[group.label],
-            "focus": group.label == focus,
+            "label": line.label,
+            "colour": paint[line.label],
+            "focus": line.label == focus,
             "cells": [
                 {
-                    "mean": group.mean(name),
-                    "deviation": group.deviation(name),
-                    "best": group.mean(name) > best[name] - 1e-9,
+                    "mean": line.mean(name, on),
+                    "deviation": line.deviation(name, on),
+                    "best": line.mean(name, on) > best[name] - 1e-9,
                 }
                 for name in names
             ],
-            "seconds": _duration(group.seconds()) if group.trained else "none",
+            "seconds": _duration(line.cost("seconds")) if line.trained else "none",
         }
-        for group in groups
+        for line in lines
     ]
 
 
@@ -244,20 +274,20 @@ def _kept(run: Run) -> str:
     )
 
 
-def _made(groups: Sequence[Group], data: Path | None) -> dict[str, Any]:
+def _made(groups: Mapping[str, Sequence[Run]], data: Path | None) -> dict[str, Any]:
     """Settings, data, code, machine and commands."""
-    runs = [trial.run for group in groups for trial in group.trials]
+    runs = [run for some in groups.values() for run in some]
     about = runs[0].about
     place = str(data or about["data"]["path"])
     return {
         "models": [
             {
-                "label": group.label,
-                "paper": str(group.trials[0].run.card.paper),
-                "settings": _settings(group.trials[0].run),
-                "runs": [_trained(trial.run) for trial in group.trials],
+                "label": label,
+                "paper": str(some[0].card.paper),
+                "settings": _settings(some[0]),
+                "runs": [_trained(run) for run in some],
             }
-            for group in groups
+            for label, some in groups.items()
         ],
         "data": about["data"],
         "split": about["split"],

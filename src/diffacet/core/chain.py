@@ -11,9 +11,6 @@ from pydantic import Field
 from diffacet.core.contract import INFERENCE, Search
 from diffacet.core.diffusion import Kind
 
-Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
-"""Hidden sizes of a `ProfileMLP`."""
-
 EmbSize = Annotated[int, Field(ge=2, title="d_e", description="width of the step embedding")]
 Schedule = Annotated[Kind, Field(description="how noise grows with the step; Eq. 4 is linear-var")]
 NoiseScale = Annotated[

@@ -125,7 +125,7 @@ class StepMLP(nn.Module):
         nn.init.zeros_(self.outer.weight)
 
     def read(self, context: Tensor) -> Tensor:
-        """The context, which is not used."""
+        """The context (B, L, d) as it is; it is not used."""
         return context
 
     def forward(self, xt: Tensor, t: Tensor, memory: Tensor, kept: Tensor) -> Tensor:

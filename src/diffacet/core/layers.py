@@ -93,7 +93,7 @@ class ItemTable(nn.Module):
         return tuple(part.reshape(*ids.shape, found.shape[-1]) for part, ids in zip(parts, numbers, strict=True))
 
     def summed(self, x: Tensor) -> Tensor:
-        """`x`, a sum over this process's items, over all items."""
+        """`x` of any shape, a sum over this process's items, over all items."""
         return x if self.world is None else self.world.total(x)
 
 

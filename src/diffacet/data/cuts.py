@@ -37,7 +37,7 @@ class Cases:
         return Holdout(whole.head(self.shown), ends.tail(self.shown))
 
     def take(self, rows: IntArray) -> "Cases":
-        """Some of the cases, in the order of `rows`."""
+        """The cases at the places `rows` (m,) int64, in this order."""
         until = None if self.until is None else self.until[rows]
         return Cases(self.users[rows], self.shown[rows], until)
 

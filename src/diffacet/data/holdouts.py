@@ -105,7 +105,7 @@ class Split:
 
 
 def some(n: int, most: int | None, seed: int) -> IntArray | None:
-    """Which of n cases are validated on where that is at most `most` of them, in order; None: all of them."""
+    """Places (most,) int64, ascending, of the cases validated on where at most `most` of n are; None: all of them."""
     if most is None or n <= most:
         return None
     return np.sort(seeds.stream(seed, "validation cases").choice(n, most, replace=False))
@@ -125,7 +125,7 @@ def shuffled(n: int, seed: int) -> IntArray:
 
 
 def bounds(n: int, ratio: Ratio) -> tuple[int, int]:
-    """The ends of the first and the second part of n, rounded down, in whole numbers."""
+    """The ends of the first and the second part of n, rounded down, in whole numbers; both below n >= 1."""
     return n * ratio[0] // sum(ratio), n * (ratio[0] + ratio[1]) // sum(ratio)
 
 

@@ -95,8 +95,8 @@ def by_time(log: Interactions, ratio: Ratio = (8, 1, 1)) -> Split:
             "says nothing about the order of two users; use leave-last or by-user, or import a log with times"
         )
     times = np.sort(log.column("time"))
-    at = bounds(len(times), ratio)
-    first, second = int(times[min(at[0], len(times) - 1)]), int(times[min(at[1], len(times) - 1)])
+    at = bounds(len(times), ratio)  # both below len(times)
+    first, second = int(times[at[0]]), int(times[at[1]])
     whole = log.sequences()
     before_first, before_second = _count_before(log, first), _count_before(log, second)
     train = np.flatnonzero(before_first)

@@ -15,7 +15,10 @@ IntArray = NDArray[np.int64]
 
 
 def shared(rng: np.random.Generator, target: IntArray, n_items: int, training: Training) -> dict[str, Any]:
-    """What all rows share: negatives, and by the settings their hits and log expected counts."""
+    """What all rows share, by name: negatives (M,), and by the settings `hits` (B, M) bool and `log_q`.
+
+    `log_q` is log expected counts of targets (B,) and of negatives (M,), float64; both are None where not asked for.
+    """
     if not training.negatives:
         return {"negatives": torch.arange(1, n_items + 1), "everything": True}
     negatives, tries = draw(rng, n_items, training)

@@ -131,7 +131,7 @@ class Optimizer:
         return key != "step" and id(moved[int(number)]) in self.shared if int(number) < len(moved) else False
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor that a resumed run needs, flat."""
+        """Every tensor that a resumed run needs: `dense.PARAMETER.KEY` and `rows.TABLE.KEY` -> tensor."""
         found: dict[str, Tensor] = {}
         if self.dense is not None:
             for parameter, values in self.dense.state_dict()["state"].items():

@@ -148,7 +148,7 @@ class Rows:
     files: list[Any]
 
     def read(self, name: str, *spans: tuple[int, int]) -> Tensor:
-        """The rows first..end - 1 of each span, one after another; of the files only these are read."""
+        """Rows first..end - 1 of each span, one after another, (rows, ...); of the files only these are read."""
         found: Tensor | None = None
         filled, rows = 0, sum(end - first for first, end in spans)
         for first, end in spans:
@@ -165,7 +165,7 @@ class Rows:
         return found
 
     def blocks(self, name: str) -> Iterator[Tensor]:
-        """All rows, some at a time."""
+        """All rows, some (r, ...) at a time."""
         for first in range(0, self.shards.rows, _ROWS_AT_ONCE):
             yield self.read(name, (first, min(first + _ROWS_AT_ONCE, self.shards.rows)))
 
@@ -192,7 +192,7 @@ class Own:
         return (0, 1), (self.first, self.last + 1)
 
     def rows(self, file: Any, name: str, path: Path) -> Tensor:
-        """Its rows of a tensor that is whole in an open file."""
+        """Its rows (1 + its items, ...) of a tensor that is whole in an open file; raises BadRun, see `check`."""
         whole = file.get_slice(name)
         self.check(whole.get_shape()[0], path)
         return torch.cat([whole[begin:end] for begin, end in self.spans])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from diffacet.core import protocols
 from diffacet.core.batch import ClickBatch
 from diffacet.core.behaviours import NAMED, ClickHead, Fields, WeighedSum, Window, at, click_loss, finest, over_windows
-from diffacet.core.behaviours.settings import Dim, Hidden, UserId, click_fields
+from diffacet.core.behaviours.settings import Dim, Hidden, UserId
 from diffacet.core.contract import STRICT, Card, ClickFields, Facts, Preset
 from diffacet.core.layers import ItemTable
 from diffacet.core.papers import CAN as PAPER
@@ -54,7 +54,7 @@ class CAN(nn.Module):
 
     def __init__(self, config: CANConfig, facts: Facts) -> None:
         super().__init__()
-        c, click = config, click_fields(facts)
+        c, click = config, facts.click_fields()
         self.config = c
         self.fields = Fields(click, c.dim, use_user_id=c.use_user_id)
         self.acting = _acting(c.co_action, click)

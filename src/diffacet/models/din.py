@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from diffacet.core import protocols
 from diffacet.core.batch import ClickBatch
 from diffacet.core.behaviours import ClickHead, Fields, WeighedSum, click_loss
-from diffacet.core.behaviours.settings import Dim, Hidden, UserId, click_fields
+from diffacet.core.behaviours.settings import Dim, Hidden, UserId
 from diffacet.core.contract import STRICT, Card, Facts, Preset
 from diffacet.core.papers import DIN as PAPER
 
@@ -39,7 +39,7 @@ class DIN(nn.Module):
 
     def __init__(self, config: DINConfig, facts: Facts) -> None:
         super().__init__()
-        c, click = config, click_fields(facts)
+        c, click = config, facts.click_fields()
         self.config = c
         self.fields = Fields(click, c.dim, use_user_id=c.use_user_id)
         d = self.fields.width

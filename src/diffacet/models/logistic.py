@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from diffacet.core import protocols
 from diffacet.core.batch import ClickBatch
 from diffacet.core.behaviours import Fields, click_loss
-from diffacet.core.behaviours.settings import UserId, click_fields
+from diffacet.core.behaviours.settings import UserId
 from diffacet.core.contract import STRICT, Card, Facts, Preset
 from diffacet.core.papers import LOGISTIC as PAPER
 
@@ -31,7 +31,7 @@ class Logistic(nn.Module):
 
     def __init__(self, config: LogisticConfig, facts: Facts) -> None:
         super().__init__()
-        click = click_fields(facts)
+        click = facts.click_fields()
         self.fields = Fields(click, 1, use_user_id=config.use_user_id, deviation=0.01)
         self.constant = nn.Parameter(torch.zeros(1))
         self.slopes = nn.Parameter(torch.zeros(click.numeric)) if click.numeric else None

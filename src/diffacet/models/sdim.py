@@ -37,7 +37,6 @@ from diffacet.core.behaviours.settings import (
     Recent,
     Short,
     UserId,
-    click_fields,
     generator,
 )
 from diffacet.core.contract import STRICT, Card, Facts, Preset, Search
@@ -74,7 +73,7 @@ class SDIM(nn.Module):
 
     def __init__(self, config: SDIMConfig, facts: Facts) -> None:
         super().__init__()
-        c, click = config, click_fields(facts)
+        c, click = config, facts.click_fields()
         self.config = c
         self.fields = Fields(click, c.dim, use_user_id=c.use_user_id)
         d = self.fields.width

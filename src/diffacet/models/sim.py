@@ -50,7 +50,6 @@ from diffacet.core.behaviours.settings import (
     Recent,
     Short,
     UserId,
-    click_fields,
 )
 from diffacet.core.contract import STRICT, Card, ClickFields, Facts, Preset, Search
 from diffacet.core.papers import SIM as PAPER
@@ -93,7 +92,7 @@ class SIM(nn.Module):
 
     def __init__(self, config: SIMConfig, facts: Facts) -> None:
         super().__init__()
-        c, click = config, click_fields(facts)
+        c, click = config, facts.click_fields()
         self.config = c
         self.fields = Fields(click, c.dim, use_user_id=c.use_user_id)
         d, other = self.fields.width, self.fields.other_width

@@ -23,7 +23,6 @@ from diffacet.core.behaviours.settings import (
     Recent,
     Short,
     UserId,
-    click_fields,
 )
 from diffacet.core.contract import STRICT, Card, Facts, Preset
 from diffacet.core.papers import TWIN as PAPER
@@ -64,7 +63,7 @@ class TWIN(nn.Module):
 
     def __init__(self, config: TWINConfig, facts: Facts) -> None:
         super().__init__()
-        c, click = config, click_fields(facts)
+        c, click = config, facts.click_fields()
         self.config = c
         self.fields = Fields(click, c.dim, use_user_id=c.use_user_id)
         d = self.fields.width

@@ -26,7 +26,6 @@ from diffacet.core.behaviours.settings import (
     Recent,
     Short,
     UserId,
-    click_fields,
 )
 from diffacet.core.contract import STRICT, Card, Facts, Preset, Search
 from diffacet.core.papers import TWIN_V2 as PAPER
@@ -82,7 +81,7 @@ class TWINV2(nn.Module):
 
     def __init__(self, config: TWINV2Config, facts: Facts) -> None:
         super().__init__()
-        c, click = config, click_fields(facts)
+        c, click = config, facts.click_fields()
         self.config = c
         self.fields = Fields(click, c.dim, use_user_id=c.use_user_id)
         d, aged = self.fields.width, c.ages == "auto" and click.timed

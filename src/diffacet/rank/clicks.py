@@ -24,7 +24,6 @@ Numbers = NDArray[Any]
 Weight = Literal["samples", "equal", "clicks"]
 """How much a group counts in GAUC: its samples, one, or its clicks."""
 NAN = float("nan")
-_CLOSEST = 1e-7  # of a probability to 0 and 1, in a log loss that has no logit
 
 
 def checked(labels: Numbers, *scores: Numbers) -> tuple[BoolArray, list[FloatArray]]:
@@ -87,11 +86,6 @@ class Grouped:
     covered_samples: int
 
     @property
-    def group_coverage(self) -> float:
-        """Share of the groups that count; NaN without a group."""
-        return self.covered_groups / self.groups if self.groups else NAN
-
-    @property
     def coverage(self) -> float:
         """Share of the samples that count; NaN without a sample."""
         return self.covered_samples / self.samples if self.samples else NAN
@@ -140,17 +134,10 @@ def gauc(labels: Numbers, scores: Numbers, groups: Numbers, weight: Weight = "sa
 def log_loss(labels: Numbers, logits: Numbers) -> float:
     """Mean of -y ln p - (1 - y) ln(1 - p), p the logistic function of the logit but never rounded to 0 or 1.
 
-    Of probabilities: `log_loss_of`. Errors: see `checked`.
+    Errors: see `checked`.
     """
     clicked, (logit,) = checked(labels, logits)
     return _mean(np.logaddexp(0.0, logit) - clicked * logit)
-
-
-def log_loss_of(labels: Numbers, probabilities: Numbers) -> float:
-    """The log loss where there are no logits: of probabilities, moved into [1e-7, 1 - 1e-7]. Errors: `checked`."""
-    clicked, (p,) = checked(labels, probabilities)
-    p = np.clip(p, _CLOSEST, 1 - _CLOSEST)
-    return _mean(-np.where(clicked, np.log(p), np.log1p(-p)))
 
 
 def normalised_entropy(labels: Numbers, logits: Numbers) -> float:
@@ -227,23 +214,18 @@ def calibration(labels: Numbers, probabilities: Numbers, bins: int = 20) -> Cali
     return Calibration(expected, observed, counts, pcoc, float((counts * np.abs(expected - observed)).sum() / len(p)))
 
 
-def corrected(probabilities: Numbers, negative_rate: float) -> FloatArray:
-    """(S,) float64, p / (p + (1 - p) / w): what p means before samples without a click were dropped.
+def corrected_logits(logits: Numbers, negative_rate: float) -> FloatArray:
+    """(S,) float64, logit + ln w: what logits mean before samples without a click were dropped.
+
+    A probability p becomes p / (p + (1 - p) / w).
 
     Args:
-        probabilities: (S,) p, of a model that was trained on what was kept.
+        logits: (S,), of a model that was trained on what was kept.
         negative_rate: w, the share of the samples without a click that was kept.
 
     Raises:
         BadSetting: w is not in (0, 1].
     """
-    _check_rate(negative_rate)
-    p = np.asarray(probabilities, np.float64)
-    return p / (p + (1 - p) / negative_rate)
-
-
-def corrected_logits(logits: Numbers, negative_rate: float) -> FloatArray:
-    """The logits of `corrected` probabilities: logit + ln w, (S,) float64. Raises BadSetting: w is not in (0, 1]."""
     _check_rate(negative_rate)
     return np.asarray(logits, np.float64) + math.log(negative_rate)
 
@@ -265,7 +247,7 @@ def measure(
         labels: (S,) 0 or 1.
         logits: (S,).
         groups: (S,) whose sample each is; None: GAUC is NaN.
-        negative_rate: w of `corrected`, for all that reads the logits as probabilities.
+        negative_rate: w of `corrected_logits`, for all that reads the logits as probabilities.
 
     Raises:
         BadSetting: w is not in (0, 1], or the vectors are not equally long.

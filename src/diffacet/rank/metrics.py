@@ -65,8 +65,8 @@ def match(items: IntArray, targets: IntArray, offsets: IntArray) -> Matched:
     """The meeting of ranked lists with targets.
 
     Args:
-        items: (B, k) int64 ranked item numbers, no item twice in a row; 0 behind the end of a list.
-        targets: (n,) int64, the users' target lists one after another, repeats allowed.
+        items: (B, k) int64 ranked item numbers, no item twice in a row; 0 behind the end of a list, which hits nothing.
+        targets: (n,) int64 item numbers, 1 and above, the users' target lists one after another, repeats allowed.
         offsets: (B + 1,) int64; user b's targets are targets[offsets[b]:offsets[b + 1]].
     """
     users = len(items)
@@ -78,7 +78,6 @@ def match(items: IntArray, targets: IntArray, offsets: IntArray) -> Matched:
     listed = np.arange(users)[:, None] * base + items
     place = np.searchsorted(keys, listed)
     hits = np.zeros(items.shape, bool) if not len(keys) else keys[np.minimum(place, len(keys) - 1)] == listed
-    hits &= items != 0
     rank = np.full(len(keys), NOWHERE)
     rank[place[hits]] = np.nonzero(hits)[1]
     distinct = np.bincount(keys // base, minlength=users)

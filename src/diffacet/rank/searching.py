@@ -110,7 +110,10 @@ class Search:
 
 
 def indexed(model: Matcher, index: str | Index) -> tuple[Tensor, Index | None]:
-    """Item vectors (N + 1, d), row 0 being padding, and the index that finds near ones; None for an exact search."""
+    """Item vectors (N + 1, d), row 0 being padding, and the index that finds near ones; None for an exact search.
+
+    Raises BadSetting when an item vector is not finite.
+    """
     if isinstance(index, Index) and index.kind == "exact":
         vectors = torch.from_numpy(index.native.reconstruct_n(0, len(index)))
         return functional.pad(vectors, (0, 0, 1, 0)), None

@@ -68,7 +68,7 @@ def candidates(
     """Run and log to candidates."""
     e.check(engine, address, workers)
     if engine is e.Engine.RAY and threads is None:
-        threads = 1
+        threads = 1  # two workers on two cores are faster than one of two threads
     from diffacet.app import batch_candidates, batch_parts, progress
 
     batch_parts.check(out, resume)

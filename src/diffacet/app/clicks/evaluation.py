@@ -28,7 +28,7 @@ class Asked:
 
     Attributes:
         on: "valid" or "test".
-        negative_rate: the share of showings without a click that the data kept; see `rank.clicks.corrected`.
+        negative_rate: the share of showings without a click that the data kept; see `rank.clicks.corrected_logits`.
         batch_size: samples at a time; None: as in training, 256 at least.
         data: the data directory, where it has moved.
         picture: the file to draw the calibration into, .html or .png.

@@ -16,8 +16,6 @@ from diffacet.app.cluster.mapping import mapped, workers_for
 
 Block = tuple[int, bytes]
 """The number of a block and its users, as the bytes of int64."""
-THREADS = 1
-"""Of each worker where none are asked for: two workers on two cores are faster than one of two threads."""
 
 
 def engine(cluster: Cluster, workers: int | None = None) -> Engine:

@@ -21,9 +21,9 @@ router = APIRouter()
 Asked = schemas.RecommendRequest | schemas.RecommendManyRequest
 
 
-def json_answer(value: Any, status: int = 200) -> Response:
-    """An answer as JSON; a number that is none (a metric of nothing) is null."""
-    return Response(to_json(value, inf_nan_mode="null"), status, media_type="application/json")
+def json_answer(value: Any) -> Response:
+    """An answer as JSON, status 200; a number that is none (a metric of nothing) is null."""
+    return Response(to_json(value, inf_nan_mode="null"), media_type="application/json")
 
 
 @router.post(

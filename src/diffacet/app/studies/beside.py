@@ -12,11 +12,10 @@ from diffacet.app.clicks.run import AUTO, ClickRun
 from diffacet.app.runs import Run
 from diffacet.app.studies import clicks, conduct, folder, spec, tables, work
 from diffacet.app.studies.plan import BY_USER, check_metrics, check_names
-from diffacet.app.studies.results import Line, Trial
+from diffacet.app.studies.results import AnyRun, measured
 from diffacet.app.studies.tables import Layout, Page
 from diffacet.errors import BadRun, BadSetting, nearest
 
-AnyRun = Run | ClickRun
 METRICS = ("recall@20", "hit_rate@20", "recall@50", "hit_rate@50", "ndcg@50")
 TESTS = ("recall@50", "ndcg@50")
 
@@ -157,16 +156,7 @@ def _of_groups(
     _check_base(against, list(groups))
     names = dict.fromkeys((*shown, *tests))
     what = work.wanted(names, (int(k) for name in names if (k := name.partition("@")[2])))
-    lines, count = [], 0
-    for label, some in groups.items():
-        trials = []
-        for run in some:
-            numbers, cases, draws = work.measure(run, what, data=data, device=device)
-            trials.append(Trial(work.describe(run, label=label) | {"asks": numbers}, cases, draws=draws))
-            count += 1
-            if progress is not None:
-                progress(count, len(found))
-        lines.append(Line(label, first["name"], tuple(trials)))
+    lines = measured(groups, what, data=data, device=device, progress=progress)
     layout = Layout(shown, tests, on, against)
     single = tables.few_seeds(lines) if lines[0].clicks else "One run of each: nothing is tested."
     lead = [] if max(len(line.trials) for line in lines) > 1 else [single]

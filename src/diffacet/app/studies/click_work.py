@@ -1,6 +1,6 @@
 """The numbers of a click run in a study, and the predictions that they are of."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,12 @@ def about(run: ClickRun) -> dict[str, Any]:
 
 
 def measure(
-    run: ClickRun, what: Mapping[str, Any], *, data: Path | None = None, device: str = "auto"
+    run: ClickRun,
+    what: Mapping[str, Any],
+    *,
+    on: Sequence[str] = PARTS,
+    data: Path | None = None,
+    device: str = "auto",
 ) -> tuple[list[dict[str, Any]], pl.DataFrame, pl.DataFrame]:
     """The numbers of each ask on validation and test samples, the predictions, and AUCs under other users.
 
@@ -45,6 +50,7 @@ def measure(
     Args:
         run: a trained model.
         what: see `work.wanted`.
+        on: the held-out parts, of "valid" and "test".
         data: the data directory, where it has moved.
         device: where it is asked.
 
@@ -60,11 +66,11 @@ def measure(
                 raise BadRun(f"{run.path} is no run of a model of clicks any more; train it again")
             model = changed
         numbers: dict[str, Any] = {"suffix": ask["suffix"], "on": {}}
-        for on in PARTS:
-            found = answers(model, Asked(on, data=data))
-            numbers["on"][on] = _numbers(found)
-            frames.append(_placed(_predictions(found), number, on))
-            drawn.append(_placed(_draws(found), number, on))
+        for part in on:
+            found = answers(model, Asked(part, data=data))
+            numbers["on"][part] = _numbers(found)
+            frames.append(_placed(_predictions(found), number, part))
+            drawn.append(_placed(_draws(found), number, part))
         told.append(numbers)
     return told, pl.concat(frames), pl.concat(drawn)
 

@@ -1,7 +1,7 @@
-"""Results of runs: read back, put into rows of a table, compared in pairs, and written as one tidy table."""
+"""Results of runs: read back or measured now, put into rows, compared in pairs, and written as one tidy table."""
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,12 @@ import numpy as np
 import polars as pl
 
 from diffacet import files
-from diffacet.app.studies import folder
+from diffacet.app.clicks.evaluation import PARTS
+from diffacet.app.clicks.run import ClickRun
+from diffacet.app.runs import Run
+from diffacet.app.studies import folder, work
 from diffacet.app.studies.plan import Plan
+from diffacet.app.studies.spec import Ask
 from diffacet.app.studies.statistics import FloatArray, bootstrap, holm, interval, paired_t, sign_flips
 from diffacet.app.studies.work import DRAWS, RESULT, kept
 from diffacet.errors import BadRun
@@ -20,6 +24,7 @@ COSTS = ("parameters", "steps", "best_step", "seconds", "ms_per_step", "peak_mb"
 PACES = ("users_per_second", "samples_per_second")
 COUNTS = ("users", "samples", "clicks", *PACES)
 """Numbers of a held-out part beside its metrics, those that there are."""
+AnyRun = Run | ClickRun
 Key = tuple[str, int | None, int]
 
 
@@ -93,6 +98,11 @@ class Line:
         """The cost that says how fast the evaluation on test was, one thread."""
         return PACES[self.clicks]
 
+    @property
+    def trained(self) -> bool:
+        """Whether any step of training was taken."""
+        return self.cost("steps") > 0
+
     def values(self, metric: str, on: str) -> list[float]:
         """One number a run; those that have none are left out."""
         return [value for trial in self.trials if (value := trial.value(metric, on)) == value]
@@ -144,6 +154,11 @@ class Pair:
     seeds: int
     users: int
 
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
 
 def lines_of(plan: Plan, out: Path) -> list[Line]:
     """The rows of a study for which there is at least one finished run."""
@@ -159,6 +174,44 @@ def lines_of(plan: Plan, out: Path) -> list[Line]:
     return lines
 
 
+def measured(
+    groups: Mapping[str, Sequence[AnyRun]],
+    what: Mapping[str, Any],
+    *,
+    on: Sequence[str] = PARTS,
+    data: Path | None = None,
+    device: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Line]:
+    """The rows of loaded runs, one for each label and way of asking; each run is asked on its own split.
+
+    Args:
+        groups: label -> runs that differ in their seeds only, in the order of the seeds; none is empty.
+        what: see `work.wanted`.
+        on: the held-out parts, of "valid" and "test".
+        data: the data directory, where it has moved.
+        device: where a run is asked whose settings an ask changes.
+        progress: told (runs measured, all runs).
+
+    Raises:
+        BadRun: the data are gone or are others, or a model cannot be asked.
+    """
+    lines, done, total = [], 0, sum(map(len, groups.values()))
+    for label, some in groups.items():
+        found = []
+        for run in some:
+            numbers, cases, draws = work.measure(run, what, on=on, data=data, device=device)
+            found.append((work.describe(run, label=label) | {"asks": numbers}, cases, draws))
+            done += 1
+            if progress is not None:
+                progress(done, total)
+        for place, ask in enumerate(what["asks"]):
+            trials = tuple(Trial(told, cases, place, draws) for told, cases, draws in found)
+            named, data_name = Ask(ask["suffix"]).named(label), some[0].about["data"]["name"]
+            lines.append(Line(named, data_name, trials, of=label, suffix=ask["suffix"]))
+    return lines
+
+
 def _read(place: Path) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame | None]:
     draws = place / DRAWS
     try:
@@ -168,15 +221,15 @@ def _read(place: Path) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame | Non
         raise BadRun(f"{place} is damaged ({error}); remove it, and go on with --resume") from error
 
 
-def compare(pairs: Sequence[tuple[Line, Line]], metrics: Sequence[str], on: str) -> list[Pair]:
+def compare(pairs: Sequence[tuple[Line, Line]], metrics: Sequence[str], on: str, *, fewest: int = 2) -> list[Pair]:
     """Each first line minus the second, metric by metric, over the seeds that both have.
 
-    Lines of other splits, and lines with fewer than two seeds in common, are left out: there is nothing to pair,
-    or nothing to tell chance from.
+    Lines of other splits, and lines with fewer than `fewest` seeds in common, are left out: there is nothing to pair,
+    or, below two, nothing to tell the chance of another training from (the interval is over users only).
     """
     found: list[Pair] = []
     for metric in metrics:
-        usable = [(one, other, both) for one, other in pairs if len(both := _paired(one, other, metric, on)) > 1]
+        usable = [(one, other, both) for one, other in pairs if len(both := _paired(one, other, metric, on)) >= fewest]
         if not usable:
             continue
         everyone = np.unique(np.concatenate([users for _, _, both in usable for users, *_ in both]))

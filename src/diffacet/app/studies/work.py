@@ -22,13 +22,15 @@ import torch
 
 from diffacet import files
 from diffacet.app import runs
+from diffacet.app.clicks.evaluation import PARTS
 from diffacet.app.clicks.run import ClickRun
-from diffacet.app.compare import asked
 from diffacet.app.runs import Run
 from diffacet.app.studies import click_work
 from diffacet.app.studies.plan import BY_USER, OF_CATEGORIES, Job
 from diffacet.app.studies.spec import Ask, Study
+from diffacet.core.contract import Matcher, Scorer
 from diffacet.data.splits import Split
+from diffacet.errors import BadRun
 from diffacet.learn.fit import Moment
 from diffacet.rank.categories import ItemCategories, Primary
 from diffacet.rank.evaluate import per_user
@@ -137,25 +139,36 @@ def describe(run: Run | ClickRun, *, label: str, ms_per_step: float | None = Non
 
 
 def measure(
-    run: Run | ClickRun, what: Mapping[str, Any], *, data: Path | None = None, device: str = "auto"
+    run: Run | ClickRun,
+    what: Mapping[str, Any],
+    *,
+    on: Sequence[str] = PARTS,
+    data: Path | None = None,
+    device: str = "auto",
 ) -> tuple[list[dict[str, Any]], pl.DataFrame, pl.DataFrame | None]:
     """The numbers of each ask on the held-out parts of the run's data, and frames of single users or samples.
 
     Args:
         run: a trained model.
         what: see `wanted`.
+        on: the held-out parts, of "valid" and "test".
         data: the data directory, where it has moved.
         device: where it is asked.
 
     Returns:
         Of models of items one frame (ask, on, user, metrics); of models of clicks two, see `click_work.measure`.
+
+    Raises:
+        BadRun: the data are gone or are others, or the model cannot be asked.
     """
     if isinstance(run, ClickRun):
-        return click_work.measure(run, what, data=data, device=device)
-    return *_by_user(run, run.split(data), what, device), None
+        return click_work.measure(run, what, on=on, data=data, device=device)
+    return *_by_user(run, run.split(data), what, on, device), None
 
 
-def _by_user(run: Run, split: Split, what: Mapping[str, Any], device: str) -> tuple[list[dict[str, Any]], pl.DataFrame]:
+def _by_user(
+    run: Run, split: Split, what: Mapping[str, Any], on: Sequence[str], device: str
+) -> tuple[list[dict[str, Any]], pl.DataFrame]:
     categories = None
     if what["categories"]:
         primary = what["asks"][0].get("category", "last")
@@ -166,10 +179,11 @@ def _by_user(run: Run, split: Split, what: Mapping[str, Any], device: str) -> tu
         if ask["settings"]:
             model = runs.of_items(runs.load(run.path, set=ask["settings"], device=device), "study")
         numbers: dict[str, Any] = {"suffix": ask["suffix"], "on": {}}
-        for on, holdout in (("valid", split.valid), ("test", split.test)):
+        for part in on:
+            holdout = split.valid if part == "valid" else split.test
             begun = time.perf_counter()
             found = per_user(
-                asked(model),
+                _asked(model),
                 holdout,
                 length=model.settings.training.length,
                 ks=what["ks"],
@@ -178,13 +192,20 @@ def _by_user(run: Run, split: Split, what: Mapping[str, Any], device: str) -> tu
             )
             seconds, users = time.perf_counter() - begun, len(holdout)
             metrics = {key: value for key, value in found.means().items() if value == value}
-            numbers["on"][on] = {"users": users, "users_per_second": users / seconds, "metrics": metrics}
+            numbers["on"][part] = {"users": users, "users_per_second": users / seconds, "metrics": metrics}
             kept = {key: found.values[key] for key in what["by_user"] if key in found.values}
-            place = {"ask": [number] * users, "on": [on] * users, "user": holdout.history.users}
+            place = {"ask": [number] * users, "on": [part] * users, "user": holdout.history.users}
             schema = {"ask": pl.Int16, "on": pl.Categorical}
             frames.append(pl.DataFrame(place | kept, schema_overrides=schema))
         told.append(numbers)
     return told, pl.concat(frames)
+
+
+def _asked(run: Run) -> Matcher | Scorer:
+    """The run's model, by what it can be asked; raises BadRun."""
+    if not isinstance(run.model, Matcher | Scorer):
+        raise BadRun(f"{run.path}: {run.card.name} can be asked for neither interests nor scores")
+    return run.model
 
 
 class _Pace:

@@ -16,7 +16,7 @@ from diffacet.errors import BadSetting
 
 
 def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over the last axis of what `mask` keeps; zeros where it keeps nothing."""
+    """Softmax over the last axis of what `mask` (bool) keeps, both (..., n); zeros where it keeps nothing."""
     kept = logits.masked_fill(~mask, -math.inf)
     none = ~mask.any(-1, keepdim=True)
     return kept.masked_fill(none, 0.0).softmax(-1).masked_fill(~mask, 0.0)

@@ -110,7 +110,7 @@ class Fields(nn.Module):
 
 
 def at(values: Tensor, place: Tensor) -> Tensor:
-    """values[place], zeros where `values` has no row: the behaviours of a batch in which nobody has any."""
+    """values[place], (..., d) of (n, d) and any shape; zeros for n = 0: a batch in which nobody has a behaviour."""
     return values[place] if len(values) else values.new_zeros(*place.shape, *values.shape[1:])
 
 

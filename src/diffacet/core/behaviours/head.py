@@ -67,5 +67,5 @@ class ClickHead(nn.Module):
 
 
 def click_loss(logits: Tensor, label: Tensor) -> Tensor:
-    """Mean binary cross-entropy from the log odds."""
+    """Mean binary cross-entropy of log odds (B,) and labels (B,), 0 or 1; a scalar."""
     return functional.binary_cross_entropy_with_logits(logits, label.to(logits.dtype))

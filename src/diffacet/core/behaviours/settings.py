@@ -8,8 +8,7 @@ from pydantic import Field
 from diffacet import seeds
 from diffacet.core.behaviours.channels import Aggregation, Decomposition, Filter, Routing, Scale, Scope
 from diffacet.core.behaviours.transformer import Position, ShortKind
-from diffacet.core.contract import INFERENCE, ClickFields, Facts, Search
-from diffacet.errors import BadSetting
+from diffacet.core.contract import INFERENCE, Search
 
 Dim = Annotated[int, Field(ge=1, description="width of the embedding of one field")]
 Hidden = Annotated[
@@ -67,14 +66,3 @@ SameUser = Annotated[bool, Field(description="a user's other samples are negativ
 def generator(seed: int, *keys: str | int) -> torch.Generator:
     """Where random hyperplanes are drawn from: a function of `seed` and `keys` only."""
     return torch.Generator().manual_seed(seeds.number(seed, *keys))
-
-
-def click_fields(facts: Facts) -> ClickFields:
-    """The fields that a click model is built for.
-
-    Raises:
-        BadSetting: the data are no click log.
-    """
-    if facts.click is None:
-        raise BadSetting("this model predicts clicks and needs a log of showings with their labels; got another kind")
-    return facts.click

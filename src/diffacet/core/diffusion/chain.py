@@ -132,7 +132,7 @@ def ddim(
     """Walk x_T (B, ..., d) down to x_0 in `steps` <= T strides (DDIM Eq. 12).
 
     eta = 0 is deterministic; eta = 1 has DDPM's variance and needs noise (T, B, ..., d), of which entry
-    t - 1 is used at step t.
+    t - 1 is used at step t. Raises BadSetting: eta > 0 without noise, or `steps` is not in 1..T.
     """
     if eta > 0 and noise is None:
         raise BadSetting("ddim with eta > 0 needs noise of shape (T, B, ..., d); pass noise=, or eta=0")
@@ -152,7 +152,10 @@ def ddim(
 
 
 def sample(denoise: Denoise, x: Tensor, schedule: Schedule, steps: int | None) -> Tensor:
-    """The deterministic walk that models infer with: all T steps by the posterior mean for None, else DDIM."""
+    """The deterministic walk that models infer with: all T steps by the posterior mean for None, else DDIM.
+
+    x_T and the answer are (B, ..., d). Raises BadSetting: `steps` is not in 1..T.
+    """
     return ancestral(denoise, x, schedule) if steps is None else ddim(denoise, x, schedule, steps)
 
 

@@ -43,7 +43,7 @@ def extract(own: Extractor, embedded: Tensor, mask: Tensor, times: Tensor | None
 def extract_to_train(
     own: Extractor, embedded: Tensor, mask: Tensor, times: Tensor | None, routing: float
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Interests and attention as `extract` gives them, and the weighted terms that the base adds to the loss.
+    """Interests (B, K, d) and attention (B, K, L) as `extract` has them, and the weighted terms that the base adds.
 
     routing: weight of REMI's regulariser; 0 for every other base.
     """

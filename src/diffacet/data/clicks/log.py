@@ -95,19 +95,3 @@ class ClickLog:
             raise BadSetting(f"length is a number of behaviours, or 0 for all; got {length}")
         begin, end = self.begin[rows], self.end[rows]
         return (np.maximum(begin, end - length) if length else begin), end
-
-    def padded(self, rows: IntArray, length: int = 0) -> tuple[IntArray, BoolArray]:
-        """The histories of samples `rows` (B,) as a block, most recent last: (B, w, F) int64 values, (B, w) bool mask.
-
-        w is the longest history after the cut to `length` (0: none); padding, in front, has value 0.
-        """
-        begin, end = self.ranges(rows, length)
-        counts = end - begin
-        width = int(counts.max(initial=0))
-        back = np.arange(width) - width  # -w..-1: the last column is the most recent behaviour
-        mask = -back <= counts[:, None]  # (B, w)
-        places = np.where(mask, end[:, None] + back, 0)
-        if not self.behaviours.shape[1]:
-            return np.zeros((len(rows), width, len(self.names)), np.int64), mask
-        values = np.moveaxis(self.behaviours[:, places], 0, -1).astype(np.int64)  # (B, w, F)
-        return np.where(mask[..., None], values, PADDING), mask

@@ -105,7 +105,10 @@ def rule_of(text: str) -> dict[str, str | int | float]:
 
 
 def borders(times: IntArray, rule: Rule, timezone: str) -> tuple[int, int]:
-    """The two borders in milliseconds that `rule` gives the samples' `times` (S,); by day in `timezone`."""
+    """The two borders in milliseconds that `rule` gives the samples' `times` (S,); by day in `timezone`.
+
+    Raises BadLog when a border would lie before the year 1, or on a day that the zone has not.
+    """
     full = checked(rule, "the split")
     if full["by"] == "instant":
         return int(full["valid"]), int(full["test"])
@@ -180,7 +183,7 @@ def _local(moment: int, timezone: str) -> datetime:
 
 
 def midnight(day: date, timezone: str) -> int:
-    """The first moment of `day` in `timezone`, milliseconds since 1970 in UTC."""
+    """The first moment of `day` in `timezone`, milliseconds since 1970 in UTC; raises BadLog when it has none."""
     start = datetime(day.year, day.month, day.day)
     for hour in range(49):  # where the clock jumps over midnight, or over a whole day, the next that exists
         wall = pl.Series([start + timedelta(hours=hour)]).cast(pl.Datetime("ms"))

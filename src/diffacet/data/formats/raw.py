@@ -135,7 +135,10 @@ def kind(path: Path) -> str | None:
 
 
 def listing(paths: Iterable[Path]) -> list[Path]:
-    """`paths` with every directory replaced by the files in it, sorted by name, hidden ones left out."""
+    """`paths` with every directory replaced by the files in it, sorted by name, hidden ones left out.
+
+    Raises BadLog: no path, one that is not there, or a directory without files.
+    """
     files: list[Path] = []
     for path in paths:
         if path.is_dir():

@@ -139,10 +139,10 @@ def check(folder: Path, manifest: Manifest, *, verify: bool) -> None:
                     f"{folder / stray} is not in {MANIFEST}: it was added later, or {MANIFEST} has lost it; remove the "
                     f"file if it is not of these data, else {MEND}"
                 )
-    check_entries(folder, manifest.entries(), verify=verify)
+    _check_entries(folder, manifest.entries(), verify=verify)
 
 
-def check_entries(folder: Path, entries: Sequence[FileEntry], *, verify: bool) -> None:
+def _check_entries(folder: Path, entries: Sequence[FileEntry], *, verify: bool) -> None:
     """Refuse files that are missing or other ones than were written. Raises BadLog that names the first."""
     for entry in entries:
         path = folder / entry.file

@@ -47,8 +47,8 @@ class Partitions:
 
         Args:
             path: the directory.
-            verify: read every file for its checksum; otherwise only look whether all are there with their sizes, and
-                leave the rest to `verify_part`.
+            verify: read every file for its checksum; otherwise only look whether all are there with their sizes, as
+                further processes do where a first one has read them.
 
         Raises:
             BadLog: dataset.json or the manifest is damaged, or a file is missing, not named, or another one than was
@@ -78,19 +78,9 @@ class Partitions:
         return self.manifest.items.rows
 
     @property
-    def n_rows(self) -> int:
-        """The number of interactions."""
-        return sum(part.interactions.rows for part in self.parts)
-
-    @property
     def has_ratings(self) -> bool:
         """Whether interactions have ratings."""
         return self.manifest.ratings
-
-    def verify_part(self, number: int) -> None:
-        """Read the files of partition `number` for their checksums; raises BadLog that names one that was changed."""
-        part = self.parts[number]
-        manifest.check_entries(self.path, (part.users, part.interactions), verify=True)
 
     def lengths(self) -> IntArray:
         """(U,) int64 interactions of each user."""

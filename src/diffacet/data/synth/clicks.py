@@ -4,10 +4,8 @@ Shapes: U users, V sessions, n clicks of a block; the clicks of a session, and t
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diffacet import seeds
 from diffacet.data.sequences import IntArray
@@ -15,7 +13,6 @@ from diffacet.data.synth.catalogue import Catalogue, FloatArray, ordered
 from diffacet.data.synth.people import Activity, Float32Array, People, chosen, make_people
 from diffacet.data.synth.settings import SLOTS, Settings
 
-BoolArray: TypeAlias = NDArray[np.bool_]
 DAY, WEEK = 86_400, 7 * 86_400
 PAUSE = 45.0
 """Mean seconds between two clicks of a session, beyond the first second."""
@@ -54,10 +51,9 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class _Sessions:
-    """V sessions: user, share of the user's life, begin in seconds of the span, knot of time, interest, its place."""
+    """V sessions: user, begin in seconds of the span, knot of time, interest, its place."""
 
     user: IntArray
-    tau: FloatArray
     begin: FloatArray
     knot: IntArray
     slot: IntArray
@@ -117,7 +113,7 @@ def _sessions(draw: np.random.Generator, s: Settings, people: People, user: IntA
     knot = low + (draw.random(len(user)) < at - low)
     slot = chosen(running, draw.random(len(user)))
     begin = _habits(share, s.begin, s.days * DAY)
-    return _Sessions(user, tau, begin, knot, slot, running, draw.standard_normal(len(user)))
+    return _Sessions(user, begin, knot, slot, running, draw.standard_normal(len(user)))
 
 
 def _habits(share: FloatArray, begin: int, span: float) -> FloatArray:

@@ -2,13 +2,10 @@
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from diffacet import seeds
 from diffacet.data.sequences import IntArray
 from diffacet.data.synth.settings import TEXT
-
-U64 = NDArray[np.uint64]
 
 
 class Names:

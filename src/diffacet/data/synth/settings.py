@@ -1,7 +1,7 @@
 """What a generated log is made from: every number that decides its rows."""
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from diffacet.errors import BadSetting
@@ -141,9 +141,6 @@ class Settings:
     def told(self) -> dict[str, Any]:
         """All settings, name -> value, as JSON may hold them."""
         return asdict(self)
-
-
-NAMES = tuple(field.name for field in fields(Settings))
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

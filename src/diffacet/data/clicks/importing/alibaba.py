@@ -39,7 +39,6 @@ FILES = {
     "behavior_log.csv": ("user", "time_stamp", "btag", "cate", "brand"),
 }
 TAGS = alibaba_log.TAGS
-_FIRST_SAMPLE = END - 8 * 86_400
 _PROFILE = FILES["user_profile.csv"][1:]
 
 
