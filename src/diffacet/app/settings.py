@@ -22,7 +22,7 @@ def preset(card: Card, name: str) -> Preset:
         return read_preset(card, Path(name))
     if name not in card.presets:
         raise BadSetting(
-            f"{card.name} has no preset '{name}'{nearest(name, card.presets) or '.'} It has: {', '.join(card.presets)}"
+            f"{card.name} has no preset '{name}'{nearest(name, card.presets)}. It has: {', '.join(card.presets)}"
         )
     return card.presets[name]
 
@@ -88,8 +88,7 @@ def apply(card: Card, base: Preset, changes: Mapping[str, Any]) -> Preset:
     for key in changes:
         if key not in names | general:
             raise BadSetting(
-                f"{card.name} has no setting '{key}'{nearest(key, names | general) or '.'} "
-                f"See 'diffacet models {card.name}'"
+                f"{card.name} has no setting '{key}'{nearest(key, names | general)}. See 'diffacet models {card.name}'"
             )
     model = _replace(base.model, {k: v for k, v in changes.items() if k in names})
     training = _replace(base.training, {k: v for k, v in changes.items() if k in general})

@@ -62,8 +62,8 @@ def check_names(keys: Sequence[str], where: str, *, tests: bool = False) -> None
     allowed = TESTED if tests else EVERY
     for key in keys:
         if key not in EVERY:
-            known = nearest(key.partition("@")[0], EVERY) or "."
-            raise BadSetting(f"{where}: there is no metric '{key}' of clicks{known} There are: {', '.join(EVERY)}")
+            close = nearest(key.partition("@")[0], EVERY)
+            raise BadSetting(f"{where}: there is no metric '{key}'{close} of clicks. There are: {', '.join(EVERY)}")
         if key not in allowed:
             raise BadSetting(f"{where}: {key} is not tested; of click models only {', '.join(TESTED)} is")
 

@@ -191,8 +191,10 @@ def read(where: str | Path) -> Study:
     if not path.is_file():
         ours = shipped()
         if str(where) not in ours:
-            known = f"{nearest(str(where), ours) or '.'} See 'diffacet study --list'"
-            raise BadSetting(f"there is no study file '{where}', nor a shipped study of that name{known}")
+            raise BadSetting(
+                f"there is no study file '{where}'{nearest(str(where), ours)}, nor a shipped study of that name. "
+                "See 'diffacet study --list'"
+            )
         path = ours[str(where)]
     try:
         told = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -280,8 +282,8 @@ def _check_labels(study: Study, where: str) -> None:
         for data in (*(row.data or ()), *row.on, *row.published):
             if data not in study.data:
                 raise BadSetting(
-                    f"{where}: row '{row.label}' speaks of data set '{data}', which the study has not"
-                    f"{nearest(data, study.data) or '.'} It has: {', '.join(study.data)}"
+                    f"{where}: row '{row.label}' speaks of data set '{data}'{nearest(data, study.data)}, "
+                    f"which the study has not. It has: {', '.join(study.data)}"
                 )
 
 
@@ -311,7 +313,7 @@ def _explain(error: ValidationError, told: Mapping[str, Any]) -> str:
     if first["type"] == "unexpected_keyword_argument":
         owner = (Override if place[:1] == ["on"] else Row) if row else Study
         known = [field.name for field in dataclasses.fields(owner)]
-        return f"{row}unknown key '{place[-1]}'{nearest(str(place[-1]), known) or '.'} There are: {', '.join(known)}"
+        return f"{row}unknown key '{place[-1]}'{nearest(str(place[-1]), known)}. There are: {', '.join(known)}"
     if first["type"] == "missing":
         return f"{row}'{key}' is missing"
     if first["type"] == "dataclass_type":
