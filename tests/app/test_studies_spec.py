@@ -133,7 +133,10 @@ def test_what_a_study_must_say(key):
         ({"row1__set": {"seed": 3}}, "seeds are said by `seeds`"),
         ({"row1__set": {"metric": "recal@50"}}, "there is no 'recal' (did you mean 'recall'?). There are: "),
         ({"row1__asks": [{}, {"refine_stps": 0}]}, "asks: 'refine_stps' cannot be changed on a trained remi"),
-        ({"row2__asks": [{"refine_stps": 0}]}, "'refine_stps' (did you mean 'refine_steps'?) cannot be changed on a trained dmi. These can: "),
+        (
+            {"row2__asks": [{"refine_stps": 0}]},
+            "'refine_stps' (did you mean 'refine_steps'?) cannot be changed on a trained dmi. These can: ",
+        ),
         ({"row2__asks": [{"refine_steps": 99}]}, "refine_steps lies in 0..steps"),
         ({"row1__split": "by-usr"}, "there is no split 'by-usr' (did you mean 'by-user'?). There are: "),
         ({"data": ["shpo"], "row0__published": {}}, "no data set 'shpo' (did you mean 'shop'?) in "),
@@ -153,6 +156,23 @@ def test_what_a_study_names_must_be_there(data, changes, said):
     with pytest.raises(BadSetting) as error:
         plan.make(spec.parse(told, "tiny.toml"), data)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("ks", "metrics"),
+    [
+        ([5], ("recall@5", "ndcg@5")),
+        ([20, 50], ("recall@20", "recall@50", "ndcg@50")),
+        ([100, 10, 10], ("recall@10", "recall@100", "ndcg@100")),
+    ],
+)
+def test_what_a_study_does_not_say_is_measured_at_its_largest_k(data, ks, metrics):
+    study = plan.make(spec.parse(changed(ks=ks, row0__published={}), "tiny.toml"), data).study
+    assert (study.metrics, study.tests) == (metrics, metrics[-2:])
+    own = spec.parse(changed(ks=ks, metrics=["mrr@5"]), "tiny.toml")
+    assert (own.metrics, own.tests) == (("mrr@5",), metrics[-2:])
+    own = spec.parse(changed(ks=ks, tests=["mrr@5"]), "tiny.toml")
+    assert (own.metrics, own.tests) == (metrics, ("mrr@5",))
 
 
 def test_the_runs_of_a_study(data):

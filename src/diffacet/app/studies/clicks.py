@@ -52,8 +52,9 @@ def prepared(study: Study) -> Study:
     """
     if study.split_seeds != "seed":
         raise BadSetting(f"{study.name}: split_seeds are for splits that shuffle users; click data are split by time")
-    metrics = METRICS if study.metrics == spec.METRICS else study.metrics
-    tests = TESTED if study.tests == spec.TESTS else study.tests
+    metrics, tests = spec.usual(study.ks)  # what no file of a click study says
+    metrics = METRICS if study.metrics == metrics else study.metrics
+    tests = TESTED if study.tests == tests else study.tests
     return dataclasses.replace(study, metrics=metrics, tests=tests)
 
 

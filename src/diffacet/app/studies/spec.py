@@ -28,7 +28,7 @@ Seeds = Annotated[tuple[Seed, ...], Field(min_length=1)]
 Text = Annotated[str, Field(min_length=1)]
 Published = dict[str, float | tuple[float, ...]]
 METRICS, TESTS = ("recall@20", "recall@50", "ndcg@50"), ("recall@50", "ndcg@50")
-"""Of a study that says none."""
+"""What `usual` gives for the usual lengths of lists."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -94,8 +94,8 @@ class Study:
         on: which held-out users, or samples, the tables show.
         ks: list lengths; of no meaning for models of clicks.
         category: which of an item's categories is its one, where a metric wants one: "last", "first" or "rarest".
-        metrics: columns of the table; for models of clicks auc, gauc, log_loss and pcoc if none are said.
-        tests: metrics of the paired tests; for models of clicks auc.
+        metrics: columns of the table; see `usual` for a file that says none.
+        tests: metrics of the paired tests; see there, too.
         base: the label that every other one is compared with.
         pairs: more pairs of labels, the first minus the second.
         picture: "bars", "line" (a grid's setting against the metrics), "steps" (asks against quality and time),
@@ -210,7 +210,18 @@ def parse(told: Mapping[str, Any], where: str) -> Study:
     except ValidationError as error:
         raise BadSetting(f"{where}: {_explain(error, told)}") from error
     _check_labels(study, where)
-    return study
+    unsaid = zip(("metrics", "tests"), usual(study.ks), strict=True)
+    return dataclasses.replace(study, **{key: names for key, names in unsaid if key not in told})
+
+
+def usual(ks: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Metrics and tests where a file says none: recall at each of `ks`, and ndcg at the largest; tested at the largest.
+
+    Studies of click models have others, see `clicks.prepared`.
+    """
+    *shorter, longest = sorted(set(ks))
+    tests = (f"recall@{longest}", f"ndcg@{longest}")
+    return (*(f"recall@{k}" for k in shorter), *tests), tests
 
 
 def variants(study: Study, data: str) -> Iterator[Variant]:
