@@ -210,8 +210,9 @@ def parse(told: Mapping[str, Any], where: str) -> Study:
     except ValidationError as error:
         raise BadSetting(f"{where}: {_explain(error, told)}") from error
     _check_labels(study, where)
-    unsaid = zip(("metrics", "tests"), usual(study.ks), strict=True)
-    return dataclasses.replace(study, **{key: names for key, names in unsaid if key not in told})
+    metrics, tests = usual(study.ks)
+    metrics, tests = (study.metrics if "metrics" in told else metrics), (study.tests if "tests" in told else tests)
+    return dataclasses.replace(study, metrics=metrics, tests=tests)
 
 
 def usual(ks: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
