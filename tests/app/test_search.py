@@ -333,7 +333,10 @@ def test_workers_share_a_search_and_one_that_is_killed_costs_no_trial(shop, tmp_
         ({"set": ["hardnes=1"]}, r"no setting 'hardnes' \(did you mean 'hardness'\?\)"),
         ({"set": ["dropout=2"]}, "from --set dropout=2"),
         ({"only": ["hardnes"]}, r"--only hardnes \(did you mean 'hardness'\?\): tune looks for no such setting"),
-        ({"only": ["batch_size"]}, r"--only batch_size: tune looks for no such setting of remi; it has no search range\. Searched: "),
+        (
+            {"only": ["batch_size"]},
+            r"--only batch_size: tune looks for no such setting of remi; it has no search range\. Searched: ",
+        ),
         ({"only": ["lr"], "set": ["lr=0.1"]}, "--only lr and --set lr contradict each other"),
         ({"preset": "bset"}, "did you mean 'best'"),
         ({"split_seeds": []}, "split seeds are one or more different numbers; got none"),
@@ -437,7 +440,11 @@ def test_a_preset_file_trains(shop, whole, tmp_path, capsys):
     [
         ("remi", {}, r"best\.json is a preset of item-knn, not of remi"),
         ("item-knn", {"format": 9}, "has format 9; this version reads 1"),
-        ("item-knn", {"settings": {"model": {"decey": 1}, "training": {}}}, r"no setting 'decey' \(did you mean 'decay'\?\)"),
+        (
+            "item-knn",
+            {"settings": {"model": {"decey": 1}, "training": {}}},
+            r"no setting 'decey' \(did you mean 'decay'\?\)",
+        ),
         ("item-knn", {"settings": {"model": {"decay": -1}, "training": {}}}, r"decay: it should be .*; got -1$"),
         ("item-knn", {"settings": {"model": {}}}, r"is no preset file, or a damaged one \(it has no 'training'\)"),
         ("item-knn", {"settings": [1]}, "is no preset file, or a damaged one"),

@@ -314,7 +314,10 @@ def test_runs_are_compared_under_labels_of_ones_own(out):
     ):
         with pytest.raises(BadRun, match=said):
             diffacet.compare_runs(wrong)
-    for changes, said in (({"on": "train"}, "on takes valid or test"), ({"base": "DIM"}, r"no row 'DIM' \(did you mean")):
+    for changes, said in (
+        ({"on": "train"}, "on takes valid or test"),
+        ({"base": "DIM"}, r"no row 'DIM' \(did you mean"),
+    ):
         with pytest.raises(BadSetting, match=said):
             diffacet.compare_runs(groups, **changes)
 

@@ -60,7 +60,7 @@ def read_preset(card: Card, path: Path) -> Preset:
 def text(value: Any) -> str:
     """A setting's value as `--set` takes it."""
     if isinstance(value, list | tuple):
-        return ",".join(map(str, value))
+        return ",".join(map(str, value)) or "none"
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
@@ -155,7 +155,7 @@ def _explain(error: Exception, kind: type[Any], *, typed: bool = True) -> str:
     if not key:
         return first["msg"]
     got = first.get("input")
-    rule = first["msg"]
+    rule = first["msg"].partition(", unable to parse")[0]
     for what in ("Input", "String", "Tuple"):
         rule = rule.replace(f"{what} should", "it should")
     names = [field.name for field in dataclasses.fields(kind)]
