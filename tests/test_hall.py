@@ -222,11 +222,11 @@ def test_streams_of_neighbouring_steps_are_uncorrelated():
 
 def test_nearest_name():
     names = ["gamma", "eta", "steps", "noise_scale"]
-    assert errors.nearest("gama", names) == "; did you mean 'gamma'?"
-    assert errors.nearest("noise-scale", names) == "; did you mean 'noise_scale'?"
+    assert errors.nearest("gama", names) == " (did you mean 'gamma'?)"
+    assert errors.nearest("noise-scale", names) == " (did you mean 'noise_scale'?)"
     assert errors.nearest("qqqqqq", names) == ""
     assert errors.nearest("gamma", []) == ""
-    assert errors.nearest("dim", ["sdim", "dmi"]) == "; did you mean 'dmi'?"
+    assert errors.nearest("dim", ["sdim", "dmi"]) == " (did you mean 'dmi'?)"
 
 
 def test_require():

@@ -46,11 +46,14 @@ class MissingExtra(DiffacetError):
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the closest of `names`, or `""` when none is close; swapped letters are closest."""
+    """`" (did you mean 'x'?)"` for the closest of `names`, or `""` when none is close; swapped letters are closest.
+
+    It stands directly after the wrong name, whatever follows it.
+    """
     known = list(names)
     swapped = [one for one in known if sorted(one) == sorted(name)]
     close = swapped or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -94,19 +95,30 @@ def test_version(call):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["tran"], "did you mean 'train'?"),
+        (["tran"], "No such command 'tran' (did you mean 'train'?); see 'diffacet --help'"),
+        (["recommend", "{data}", "--history", "1"], "is no run directory: it is a data directory; 'diffacet train'"),
+        (["evaluate", "{new}"], "is no run directory: there is no such directory; 'diffacet train' makes one"),
+        (["evaluate", "{data}/dataset.json"], "is no run directory: there is no such directory"),
+        (["evaluate", "{dmi}", "--k", "5", "--k", "0"], "k, the length of a list, is at least 1; got 5, 0"),
+        (
+            ["recommend", "{dmi}", "--history", "1", "--index", "hsnw"],
+            "index kind 'hsnw' (did you mean 'hnsw'?); kinds",
+        ),
+        ([*TRAIN, "--set", "dim=big"], "dim: it should be a valid integer (it lies in [1, ∞)); got 'big' (from --set"),
         (["--nothing"], "no such option: --nothing"),
         (["train"], "missing argument 'model'"),
         ([*TRAIN, "--seed", "x"], "--seed"),
-        (["train", "dim", "--data", "{data}", "--out", "{new}"], "unknown model 'dim'; did you mean 'dmi'?"),
-        ([*TRAIN, "--preset", "bets"], "no preset 'bets'; did you mean 'best'?"),
-        ([*TRAIN, "--set", "gama=1"], "no setting 'gama'; did you mean 'gamma'?"),
+        (["train", "dim", "--data", "{data}", "--out", "{new}"], "unknown model 'dim' (did you mean 'dmi'?)"),
+        ([*TRAIN, "--preset", "bets"], "no preset 'bets' (did you mean 'best'?)"),
+        ([*TRAIN, "--set", "gama=1"], "no setting 'gama' (did you mean 'gamma'?)"),
         ([*TRAIN, "--set", "gamma=1.5"], "from --set gamma=1.5"),
         ([*TRAIN, "--set", "gamma=0"], "from --set gamma=0"),
         ([*TRAIN, "--set", "steps=0"], "from --set steps=0"),
         ([*TRAIN, "--set", "interests=0"], "from --set interests=0"),
         ([*TRAIN, "--set", "eta=-0.1"], "from --set eta=-0.1"),
         ([*TRAIN, "--set", "eta"], "key=value"),
+        (["recommend", "{dmi}", "--history", "1", "--interests"], "pass --json"),
+        (["recommend", "{dmi}", "--history", "1", "--interests", "--json", "--rerank", "{dmi}"], "no --rerank"),
         ([*TRAIN, "--split", "by-usr"], "did you mean 'by-user'?"),
         ([*TRAIN, "--device", "tpu"], "auto, cpu or cuda"),
         (["train", "dmi", "--data", "{shop}", "--out", "{new}"], "interactions.parquet"),
@@ -197,6 +209,8 @@ def test_models_for_people_and_programs(call):
     for word in ("gamma", "γ", "> 0, ≤ 1", "preset paper", "@inproceedings{dmi"):
         assert word in out
     told = json.loads(call("models", "dmi", "--json")[1])
+    assert "None" not in out
+    assert re.search(r"refine_steps +S +none \| int +≥ 0 +none ", out)
     gamma = next(row for row in told["settings"] if row["name"] == "gamma")
     assert (gamma["symbol"], gamma["range"]) == ("γ", "> 0, ≤ 1")
     assert {"default", "presets", "description"} <= set(gamma)
@@ -217,9 +231,11 @@ def test_evaluate_json_is_one_object_without_nan(shop, call):
 def test_evaluate_for_people_names_the_textbook_apart(shop, call):
     code, out, _ = call("evaluate", shop / "pop", "--on", "valid", "--exclude-seen")
     assert code == 0
-    fields, textbook = out.split("the others")
+    fields, others = out.split("by other definitions")
+    textbook, lists = others.split("what the lists hold")
     assert "ndcg_set" in fields
     assert "ndcg_textbook" in textbook
+    assert all(name in lists and name not in textbook for name in ("coverage", "gini", "kinds_random"))
     assert "users/s" in out
 
 
@@ -241,7 +257,7 @@ def test_evaluate_of_next_items(last, call):
     seven = json.loads(call("evaluate", last, "--json", "--k", 7)[1])["metrics"]
     assert set(seven) == {f"{name.partition('@')[0]}@7" for name in told["metrics"]}
     code, out, _ = call("evaluate", last)
-    fields, others = out.split("the others")
+    fields, others = out.split("by other definitions")
     assert code == 0
     assert all(name in fields for name in ("hit_rate", "ndcg", "mrr", "60 users", "users/s"))
     assert all(name not in fields and name in others for name in ("ndcg_set", "precision", "gini", "kinds_random"))
@@ -360,12 +376,16 @@ def test_a_damaged_run_is_refused(shop, refused, tmp_path):
 
 
 def test_recommend_json_keeps_ids_and_names_the_unknown(shop, call):
-    code, out, err = call("recommend", shop / "dmi", "--history", "1,2,nix,3", "--k", 5, "--json")
+    asked = ["recommend", shop / "dmi", "--history", "1,2,nix,3", "--k", 5, "--json"]
+    code, out, err = call(*asked)
     assert code == 0
     assert "nix" in err
     told = json.loads(out)
     assert told["unknown"] == ["nix"]
-    assert [len(vector) for vector in told["interests"]] == [8] * 4
+    with_vectors = json.loads(call(*asked, "--interests")[1])
+    assert [len(vector) for vector in with_vectors.pop("interests")] == [8] * 4
+    assert with_vectors == told
+    assert set(told) == {"items", "unknown"}
     assert len(told["items"]) == 5
     for item in told["items"]:
         assert isinstance(item["item_id"], int)
@@ -377,7 +397,9 @@ def test_recommend_json_keeps_ids_and_names_the_unknown(shop, call):
 
 
 def test_recommend_without_interests_and_with_seen(shop, call):
-    code, out, _ = call("recommend", shop / "pop", "--history", "1", "--k", 40, "--include-seen", "--json")
+    code, out, _ = call(
+        "recommend", shop / "pop", "--history", "1", "--k", 40, "--include-seen", "--json", "--interests"
+    )
     told = json.loads(out)
     assert (code, told["interests"]) == (0, [])
     assert {item["item_id"] for item in told["items"]} == set(range(1, 41))

@@ -86,7 +86,7 @@ def test_what_the_history_is_told_by_comes_from_the_items(profiled):
     assert not changed["probability"].equals(found["probability"])
     said = profiled.rerank([other] * 3, [1, 2, 3], user=1, at=SPLIT[1], context=context, behaviour={"kind": kinds[7]})
     assert said.equals(profiled.rerank([7] * 3, [1, 2, 3], user=1, at=SPLIT[1], context=context))
-    with pytest.raises(BadSetting, match=r"no context 'users.towns'; did you mean 'users.town'"):
+    with pytest.raises(BadSetting, match=r"no context 'users.towns' \(did you mean 'users.town'\?\)"):
         profiled.rerank([7], [1], context={"users.towns": "town 1"})
 
 

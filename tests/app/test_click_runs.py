@@ -296,7 +296,7 @@ def spoilt(column, row, text):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda shown: shown.drop("slot"), "shown.csv has no column 'slot' (context_fields)"),
+        (lambda shown: shown.drop("slot"), "shown.csv has no column 'slot', which is needed (context_fields); it has "),
         (lambda shown: shown.rename({"slot": "slots"}), "did you mean 'slots'?"),
         (lambda shown: shown.rename({"user_id": "x"}), "name it by --user COL; it has x, item_id"),
         (
@@ -330,7 +330,7 @@ def test_bad_files_are_refused_and_nothing_is_written(run, inputs, change, said,
         (["--samples", "{}/shown.txt.zip"], "tables are read from .csv, .tsv, .txt, .parquet, .pq"),
         (["--batch-size", 0], "--batch-size is at least 1; got 0"),
         (["--negative-rate", 2], "--negative-rate is the share"),
-        (["--user", "customer"], "has no column 'customer' (from --user)"),
+        (["--user", "customer"], "has no column 'customer', which --user names; it has "),
         (["--set", "length=3"], "'length' is fixed when din is trained"),
     ],
 )
@@ -404,7 +404,7 @@ def test_what_is_not_said_is_unknown(run):
         ({"candidates": []}, "there is at least one candidate"),
         ({"candidates": "12"}, "are lists of item ids"),
         ({"scores": [1.0]}, "there are 2 candidates and 1 scores"),
-        ({"context": {"slots": "top"}}, r"no context 'slots'; did you mean 'slot'\?; it takes slot, price"),
+        ({"context": {"slots": "top"}}, r"no context 'slots' \(did you mean 'slot'\?\); it takes slot, price"),
         ({"context": {"price": "cheap"}}, "the context 'price' is a number; got 'cheap'"),
         ({"context": {"price": "inf"}}, "the context 'price' is a finite number"),
         ({"behaviour": {"type": "cart"}}, "no column 'type' of behaviours.* it takes behaviour_type"),

@@ -388,7 +388,7 @@ def one(**changes):
         (one(asks=[{"exclude_seen": True, "label": ""}]), "row 'DIN(S)': asks: exclude_seen is for lists"),
         (one(asks=[{"window": 3, "label": ""}]), "row 'DIN(S)': asks: 'window' cannot be changed on a trained din"),
         (one(set={"metric": "recall@5"}), "row 'DIN(S)': a model of clicks is validated by auc or gauc"),
-        (one(model="dinn"), "row 'DIN(S)': unknown model 'dinn'; did you mean 'din'?"),
+        (one(model="dinn"), "row 'DIN(S)': unknown model 'dinn' (did you mean 'din'?)"),
         ({"data": ["shpo"]}, "'diffacet import-clicks LOG"),
     ],
 )

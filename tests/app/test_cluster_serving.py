@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
 import servingfakes
+from diffacet.app.cluster import serving
 from diffacet.app.serving.recommender import Recommender
 
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
@@ -105,9 +107,28 @@ def test_it_says_the_same_as_a_server_on_one_machine(service, shop_run):
     for (path, body), alone in zip(ASKED, asyncio.run(story()), strict=True):
         answer = service.client.post(path, json=body)
         assert (answer.status_code, answer.content) == (alone.status_code, alone.content)
+        assert len(answer.headers.get_list("x-request-id")) == 1
+    given = service.client.get("/healthz", headers={"x-request-id": "mine-1"})
+    assert given.headers.get_list("x-request-id") == ["mine-1"]
     assert "(40 items, exact index) on http://127.0.0.1:" in service.line
     assert service.client.get("/").headers["content-type"].startswith("text/html")
     assert httpx.post(f"{service.client.base_url}/v1/recommend", json=ASKED[0][1]).status_code == 401
+
+
+def test_the_id_of_a_request_is_left_to_the_proxy():
+    sent = []
+
+    async def served(_, __, send):
+        pairs = [(b"x-request-id", b"1"), (b"content-length", b"0")]
+        await send({"type": "http.response.start", "status": 200, "headers": pairs})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def keep(message):
+        sent.append(message)
+
+    replica = SimpleNamespace(served=served)
+    asyncio.run(serving._Late(replica)({"type": "http"}, None, keep))
+    assert [one.get("headers") for one in sent] == [[(b"content-length", b"0")], None]
 
 
 def test_metrics_are_those_of_all_replicas(service):

@@ -527,7 +527,7 @@ def test_models_of_clicks_have_nothing_to_export(tmp_path):
 
 
 def test_bad_settings_are_told_before_anything_is_written(shop_runs, tmp_path):
-    with pytest.raises(BadSetting, match="exact, hnsw, ivf; got 'hsnw'; did you mean 'hnsw'"):
+    with pytest.raises(BadSetting, match=r"exact, hnsw, ivf; got 'hsnw' \(did you mean 'hnsw'\?\)"):
         exporting.export(shop_runs["dmi"], tmp_path / "out", exporting.Wish("hsnw"))
     with pytest.raises(BadSetting):
         exporting.export(shop_runs["sasrec"], tmp_path / "out", refine_steps=1)

@@ -201,7 +201,7 @@ def test_a_category_that_is_none_names_the_nearest(recommenders):
     status, told = ask(recommenders["pop"], "/v1/recommend", {"history": HISTORY, "categories": ["tee"]})
     assert status == 422
     assert told["error"]["field"] == "categories"
-    assert "did you mean 'tea'?" in told["error"]["message"]
+    assert "no category 'tee' (did you mean 'tea'?); ask for one" in told["error"]["message"]
 
 
 def test_similar_items(recommenders):

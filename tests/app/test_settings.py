@@ -91,7 +91,7 @@ def test_impossible_widths_are_refused(text):
 def test_an_unknown_key_suggests_the_nearest(key, suggestion):
     with pytest.raises(BadSetting) as refusal:
         apply(**{key: "1"})
-    expected = f"dmi has no setting '{key}'; did you mean '{suggestion}'? See 'diffacet models dmi'"
+    expected = f"dmi has no setting '{key}' (did you mean '{suggestion}'?). See 'diffacet models dmi'"
     assert str(refusal.value) == expected
 
 
@@ -105,9 +105,9 @@ def test_names_that_are_near_nothing_make_whole_sentences():
 
 
 def test_near_models_and_presets_are_suggested():
-    with pytest.raises(BadSetting, match=r"^unknown model 'dim'; did you mean 'dmi'\? See 'diffacet models'$"):
+    with pytest.raises(BadSetting, match=r"^unknown model 'dim' \(did you mean 'dmi'\?\)\. See 'diffacet models'$"):
         card("dim")
-    with pytest.raises(BadSetting, match=r"no preset 'papr'; did you mean 'paper'\? It has: "):
+    with pytest.raises(BadSetting, match=r"no preset 'papr' \(did you mean 'paper'\?\)\. It has: "):
         settings.preset(DMI, "papr")
 
 

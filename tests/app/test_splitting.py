@@ -62,7 +62,7 @@ def test_the_default_split_is_the_datas_own_else_the_tasks(shop):
     assert splitting.resolve("auto", False, "next-item") == splitting.resolve("auto", True, "next-item") == "next-item"
     for task in ("matching", "next-item", "collaborative"):
         assert splitting.resolve("auto", True, task, parts_divide_users=True) == "next-item-given"
-    with pytest.raises(BadSetting, match=r"no split 'givn'; did you mean 'given'.*auto, by-user"):
+    with pytest.raises(BadSetting, match=r"no split 'givn' \(did you mean 'given'\?\).*auto, by-user"):
         splitting.resolve("givn", True, "matching")
 
 

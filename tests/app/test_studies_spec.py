@@ -87,10 +87,10 @@ def test_data_sets_have_seeds_presets_and_published_numbers_of_their_own():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"tilte": "x"}, "unknown key 'tilte'; did you mean 'title'?"),
-        ({"row1__modle": "x"}, "row 'REMI': unknown key 'modle'; did you mean 'model'?"),
-        ({"row1__on": {"shop": {"prest": "x"}}}, "unknown key 'prest'; did you mean 'preset'?"),
-        ({"row1__on": {"shp": {}}}, "data set 'shp', which the study has not; did you mean 'shop'?"),
+        ({"tilte": "x"}, "unknown key 'tilte' (did you mean 'title'?). There are: "),
+        ({"row1__modle": "x"}, "row 'REMI': unknown key 'modle' (did you mean 'model'?)"),
+        ({"row1__on": {"shop": {"prest": "x"}}}, "unknown key 'prest' (did you mean 'preset'?)"),
+        ({"row1__on": {"shp": {}}}, "data set 'shp' (did you mean 'shop'?), which the study has not. It has: "),
         ({"row1__published": {"shp": {}}}, "data set 'shp'"),
         ({"row": []}, "row: "),
         ({"row": {"label": "x"}}, "row: "),
@@ -100,8 +100,8 @@ def test_data_sets_have_seeds_presets_and_published_numbers_of_their_own():
         ({"ks": [0]}, "ks"),
         ({"on": "train"}, "on: it should be 'valid' or 'test'"),
         ({"picture": "pie"}, "picture"),
-        ({"base": "RMEI"}, "no row is called 'RMEI'; did you mean 'REMI'?"),
-        ({"pairs": [["REMI", "Popp"]]}, "no row is called 'Popp'; did you mean 'Pop'?"),
+        ({"base": "RMEI"}, "no row is called 'RMEI' (did you mean 'REMI'?)"),
+        ({"pairs": [["REMI", "Popp"]]}, "no row is called 'Popp' (did you mean 'Pop'?)"),
         ({"row0__label": "REMI"}, "two rows are called 'REMI' on shop"),
         ({"row2__asks": [{}, {}]}, "two rows are called 'DMI, K = 2, eta 0.1'"),
         ({"row2__published": {"shop": {"recall@50": [0.1]}}}, "2 points in its grid, and 1 published recall@50"),
@@ -126,20 +126,22 @@ def test_what_a_study_must_say(key):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"row1__model": "remmi"}, "row 'REMI': unknown model 'remmi'; did you mean 'remi'?"),
-        ({"row1__preset": "papr"}, "remi has no preset 'papr'; did you mean 'paper'?"),
-        ({"row1__set": {"dmi": 8}}, "remi has no setting 'dmi'; did you mean 'dim'?"),
+        ({"row1__model": "remmi"}, "row 'REMI': unknown model 'remmi' (did you mean 'remi'?)"),
+        ({"row1__preset": "papr"}, "remi has no preset 'papr' (did you mean 'paper'?). It has: "),
+        ({"row1__set": {"dmi": 8}}, "remi has no setting 'dmi' (did you mean 'dim'?)"),
         ({"row1__set": {"dim": 0}}, "dim: it should be greater than or equal to 1"),
         ({"row1__set": {"seed": 3}}, "seeds are said by `seeds`"),
-        ({"row1__set": {"metric": "recal@50"}}, "there is no 'recal'; did you mean 'recall'?"),
+        ({"row1__set": {"metric": "recal@50"}}, "there is no 'recal' (did you mean 'recall'?). There are: "),
         ({"row1__asks": [{}, {"refine_stps": 0}]}, "asks: 'refine_stps' cannot be changed on a trained remi"),
-        ({"row2__asks": [{"refine_stps": 0}]}, "trained dmi; did you mean 'refine_steps'?"),
+        (
+            {"row2__asks": [{"refine_stps": 0}]},
+            "'refine_stps' (did you mean 'refine_steps'?) cannot be changed on a trained dmi. These can: ",
+        ),
         ({"row2__asks": [{"refine_steps": 99}]}, "refine_steps lies in 0..steps"),
-        ({"row1__split": "by-usr"}, "there is no split 'by-usr'; did you mean 'by-user'?"),
-        ({"data": ["shpo"], "row0__published": {}}, "there is no data set 'shpo' in"),
-        ({"data": ["shpo"], "row0__published": {}}, "did you mean 'shop'?"),
-        ({"metrics": ["recal@50"]}, "metrics: there is no metric 'recal'; did you mean 'recall'?"),
-        ({"tests": ["ncdg@50"]}, "tests: there is no metric 'ncdg'; did you mean 'ndcg'?"),
+        ({"row1__split": "by-usr"}, "there is no split 'by-usr' (did you mean 'by-user'?). There are: "),
+        ({"data": ["shpo"], "row0__published": {}}, "no data set 'shpo' (did you mean 'shop'?) in "),
+        ({"metrics": ["recal@50"]}, "metrics: there is no metric 'recal' (did you mean 'recall'?)"),
+        ({"tests": ["ncdg@50"]}, "tests: there is no metric 'ncdg' (did you mean 'ndcg'?). There are: "),
         ({"metrics": ["recall"]}, "a metric is written recall@50"),
         ({"metrics": ["recall@30"]}, "'recall@30' is not measured; ks are 20, 50"),
         ({"tests": ["coverage@50"]}, "coverage@50 is no mean over users"),
@@ -154,6 +156,23 @@ def test_what_a_study_names_must_be_there(data, changes, said):
     with pytest.raises(BadSetting) as error:
         plan.make(spec.parse(told, "tiny.toml"), data)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("ks", "metrics"),
+    [
+        ([5], ("recall@5", "ndcg@5")),
+        ([20, 50], ("recall@20", "recall@50", "ndcg@50")),
+        ([100, 10, 10], ("recall@10", "recall@100", "ndcg@100")),
+    ],
+)
+def test_what_a_study_does_not_say_is_measured_at_its_largest_k(data, ks, metrics):
+    study = plan.make(spec.parse(changed(ks=ks, row0__published={}), "tiny.toml"), data).study
+    assert (study.metrics, study.tests) == (metrics, metrics[-2:])
+    own = spec.parse(changed(ks=ks, metrics=["mrr@5"]), "tiny.toml")
+    assert (own.metrics, own.tests) == (("mrr@5",), metrics[-2:])
+    own = spec.parse(changed(ks=ks, tests=["mrr@5"]), "tiny.toml")
+    assert (own.metrics, own.tests) == (metrics, ("mrr@5",))
 
 
 def test_the_runs_of_a_study(data):
@@ -196,9 +215,9 @@ def test_a_cut_study_says_what_was_cut(data):
 @pytest.mark.parametrize(
     ("cut", "said"),
     [
-        (Cut(only=("RMEI",)), "--only: the study has no row 'RMEI' here; did you mean 'REMI'?"),
-        (Cut(data=("shp",)), "--on-data shp: the study has no such data set; did you mean 'shop'?"),
-        (Cut(set={"max_stps": "1"}), "no setting 'max_stps'; did you mean 'max_steps'?"),
+        (Cut(only=("RMEI",)), "--only: the study has no row 'RMEI' (did you mean 'REMI'?) here"),
+        (Cut(data=("shp",)), "--on-data shp (did you mean 'shop'?): the study has no such data set. It has: "),
+        (Cut(set={"max_stps": "1"}), "no setting 'max_stps' (did you mean 'max_steps'?)"),
         (Cut(set={"interests": "1"}), "compares values of it"),
     ],
 )
@@ -231,7 +250,7 @@ def test_shipped_studies_are_whole(name):
 
 
 def test_unknown_studies_are_refused_with_the_nearest(tmp_path):
-    with pytest.raises(BadSetting, match=r"no study file 'dmi-tabel2'.* did you mean 'dmi-table2'\?"):
+    with pytest.raises(BadSetting, match=r"no study file 'dmi-tabel2' \(did you mean 'dmi-table2'\?\), nor a shipped"):
         spec.read("dmi-tabel2")
     broken = tmp_path / "x.toml"
     broken.write_text("title = ")

@@ -143,10 +143,12 @@ def test_unreadable_columns_of_parquet_are_refused(tmp_path):
 
 def test_options_that_name_nothing_are_refused(put):
     path = put("log.csv", LOG)
-    assert "did you mean 'timestamp'" in refusal(path, time="timestmp")
-    assert "from --user" in refusal(path, user="nobody")
+    assert "no column 'timestmp' (did you mean 'timestamp'?), which --time names; its columns are: " in refusal(
+        path, time="timestmp"
+    )
+    assert "no column 'nobody', which --user names; its columns are: " in refusal(path, user="nobody")
     assert "both user and item" in refusal(path, user="item_id")
-    assert "did you mean 'parquet'" in refusal(path, format="parket")
+    assert "unknown format 'parket' (did you mean 'parquet'?); formats are " in refusal(path, format="parket")
     other = put("b.csv", "user_id,item_id,timestamp\n1,2,3\n")
     assert "--rating none" in refusal([path, other])
     assert "--rating none" in refusal([other, path])

@@ -230,7 +230,7 @@ def test_days_are_shanghais():
 
 def test_refusals(raw, tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(BadSetting, match="got 'buyy'; did you mean 'buy'"):
+    with pytest.raises(BadSetting, match=r"got 'buyy' \(did you mean 'buy'\?\)"):
         Choice(tags=("buyy",))
     with pytest.raises(BadSetting, match="--user-fraction"):
         Choice(user_fraction=0)

@@ -105,7 +105,7 @@ def test_without_clicks_or_columns_it_is_refused(make):
         make([*ROWS[:1], ROWS[1].replace("1000,1", "1000,2"), *ROWS[2:]])
     with pytest.raises(BadLog, match=r"row 3: column 'clicked_at': 'x' is no time"):
         make([*ROWS[:1], ROWS[1].replace("1004", "x"), *ROWS[2:]])
-    with pytest.raises(BadLog, match=r"no column 'place' \(from --position\)"):
+    with pytest.raises(BadLog, match="no column 'place', which --position names"):
         make(columns=Columns(position="place"))
 
 

@@ -54,12 +54,24 @@ def test_labels_of_other_types(label):
 
 
 BAD = [
-    (0, lambda f: f.drop("label"), r"samples.parquet has no column 'label' \(every sample has one\); it has user_id"),
-    (0, lambda f: f.rename({"hour": "hours"}), r"no column 'hour' \(context_fields\); did you mean 'hours'"),
-    (1, lambda f: f.drop("type"), r"behaviours.parquet has no column 'type' \(behaviour field 'type'\)"),
+    (
+        0,
+        lambda f: f.drop("label"),
+        r"samples.parquet has no column 'label', which is needed \(every sample has one\); it has user_id",
+    ),
+    (
+        0,
+        lambda f: f.rename({"hour": "hours"}),
+        r"no column 'hour' \(did you mean 'hours'\?\), which is needed \(context_fields\); it has",
+    ),
+    (
+        1,
+        lambda f: f.drop("type"),
+        r"behaviours.parquet has no column 'type', which is needed \(behaviour field 'type'\)",
+    ),
     (1, lambda f: f.drop("item_id"), r"behaviours.parquet has no column 'item_id'"),
     (2, lambda f: f.drop("kind"), r"items.parquet has no column 'kind'"),
-    (3, lambda f: f.drop("user_id"), r"users.parquet has no column 'user_id' \(every user has one\)"),
+    (3, lambda f: f.drop("user_id"), r"users.parquet has no column 'user_id', which is needed \(every user has one\)"),
     (0, at(7, "user_id", None), r"samples.parquet, row 7: user_id is missing"),
     (0, at(1, "item_id", None), r"samples.parquet, row 1: item_id is missing"),
     (0, at(60, "timestamp", None), r"samples.parquet, row 60: timestamp is missing"),

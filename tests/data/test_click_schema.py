@@ -52,7 +52,7 @@ def test_what_need_not_be_said():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"behavior_fields": []}, "unknown key 'behavior_fields'; did you mean 'behaviour_fields'"),
+        ({"behavior_fields": []}, r"unknown key 'behavior_fields' \(did you mean 'behaviour_fields'\?\)"),
         ({"timezone": "Asia/Peking"}, "timezone 'Asia/Peking' is unknown"),
         ({"timezone": 8}, "texts; got 8"),
         ({"history": "lists"}, "history is 'log' or 'inline'; got 'lists'"),

@@ -250,7 +250,7 @@ def test_splits_are_made_by_name():
         assert split.seed == (5 if name in ("by-user", "next-item", "next-item-last") else None)
         assert split.leaks.endswith(".")
         assert split.exclude_seen == split.valid.exclude_seen == (name in splits.MASKING)
-    with pytest.raises(BadSetting, match="unknown split 'by-users'; did you mean 'by-user'"):
+    with pytest.raises(BadSetting, match=r"unknown split 'by-users' \(did you mean 'by-user'\?\)"):
         splits.make_split(log, "by-users", 5)
 
 

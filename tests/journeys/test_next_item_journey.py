@@ -73,7 +73,7 @@ def test_every_next_item_of_the_held_out_is_a_case(shop, call):
 
 
 def test_steps_and_samples_are_chosen_when_it_is_asked(shop, call):
-    asked = ["recommend", shop / "dimerec", "--history", HISTORY, "--k", 4]
+    asked = ["recommend", shop / "dimerec", "--history", HISTORY, "--k", 4, "--interests"]
     more = [*asked, "--set", "samples=4", "--set", "denoise_steps=5", "--set", "serve=union"]
     one, several = told(call, *asked, "--set", "samples=1"), told(call, *more)
     assert np.shape(one["interests"]) == (1, 8)
@@ -149,12 +149,12 @@ def test_item_vectors_are_probed(shop, call):
         (["train", "--set", "temperature=0"], "temperature: it should be greater than 0"),
         (["train", "--set", "denoise_steps=21"], "denoise_steps lies in 1..steps; got 21 with steps=20"),
         (["train", "--set", "hidden="], "hidden: it should have at least 1 item"),
-        (["train", "--split", "next"], "there is no split 'next'; did you mean 'next-item'?"),
+        (["train", "--split", "next"], "there is no split 'next' (did you mean 'next-item'?)"),
         (["recommend", "--set", "samples=0"], "samples: it should be greater than or equal to 1"),
         (["recommend", "--set", "denoise_steps=7"], "denoise_steps lies in 1..steps; got 7 with steps=6"),
         (["recommend", "--set", "temperature=0.2"], "'temperature' is fixed when dimerec is trained; changeable on a"),
-        (["recommend", "--refine-steps", "2"], "no setting 'refine_steps'; did you mean 'denoise_steps'?"),
-        (["evaluate", "--refine-steps", "2"], "no setting 'refine_steps'; did you mean 'denoise_steps'?"),
+        (["recommend", "--refine-steps", "2"], "no setting 'refine_steps' (did you mean 'denoise_steps'?)"),
+        (["evaluate", "--refine-steps", "2"], "no setting 'refine_steps' (did you mean 'denoise_steps'?)"),
         (["evaluate", "--input", "train+valid"], "this one is next-item, where the test's history is fixed"),
     ],
 )

@@ -25,10 +25,12 @@ Impressions = Annotated[
 Items = Annotated[Path | None, Option(metavar="FILE", help="Item ids and what is known of them; a category is found.")]
 Users = Annotated[Path | None, Option(metavar="FILE", help="User ids and what is known of them.")]
 
-User = Annotated[str | None, Option(metavar="COL", help="Column of the users, in every file.")]
-Item = Annotated[str | None, Option(metavar="COL", help="Column of the items, in every file.")]
-Time = Annotated[str | None, Option(metavar="COL", help="Column of the times, in samples and behaviours.")]
-Label = Annotated[str | None, Option(metavar="COL", help="Column of the answers, 0 or 1, in the samples.")]
+User = Annotated[
+    str | None, Option(metavar="COL", help="Column of the users, in every file; found by its name if not given.")
+]
+Item = Annotated[str | None, Option(metavar="COL", help="Column of the items, in every file; likewise.")]
+Time = Annotated[str | None, Option(metavar="COL", help="Column of the times, in samples and behaviours; likewise.")]
+Label = Annotated[str | None, Option(metavar="COL", help="Column of the answers, 0 or 1, in the samples; likewise.")]
 Fields = Annotated[
     list[str] | None,
     Option(
@@ -48,7 +50,9 @@ Outcomes = Annotated[
     Option("--outcome", metavar="COL", help="Known only after the showing; may describe past behaviours at most."),
 ]
 Rating = Annotated[str | None, Option(metavar="COL", help="Column of the ratings; else found by name.")]
-TimeUnit = Annotated[str, Option(metavar="auto|s|ms", help="Of times that are numbers; auto tells by their size.")]
+TimeUnit = Annotated[
+    str, Option(metavar="auto|s|ms", help="Unit of times that are numbers; auto tells it by their size.")
+]
 OrderOnly = Annotated[
     bool,
     Option("--order-only", help="Times of behaviours only order them, as where past clicks come as a list: no ages."),
@@ -79,7 +83,7 @@ SampledNegatives = Annotated[
 BehavioursKept = Annotated[
     str, Option(metavar="all|positive", help="With --from-ratings: which ratings are behaviours.")
 ]
-Seed = Annotated[int, Option(metavar="N", min=0, help="Of drawn negatives, and of --user-fraction.")]
+Seed = Annotated[int, Option(metavar="N", min=0, help="Seed of drawn negatives, and of --user-fraction.")]
 
 Clicked = Annotated[str | None, Option(metavar="COL", help="With --impressions: column of the answers, 0 or 1.")]
 ClickedAt = Annotated[str | None, Option(metavar="COL", help="When the click came; else the time of the showing.")]

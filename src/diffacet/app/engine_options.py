@@ -28,7 +28,9 @@ Address = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    Option(metavar="N", help="With --engine ray: processes that do the work; as many as the cluster has room for."),
+    Option(
+        metavar="N", help="With --engine ray: processes that do the work; if not given, as many as there is room for."
+    ),
 ]
 
 

@@ -13,15 +13,17 @@ def described(text: str, *examples: str) -> str:
 
 Version = Annotated[bool, Option("--version", help="Print the version.")]
 Json = Annotated[bool, Option("--json", help="Print one JSON object and nothing else on standard output.")]
-Device = Annotated[str, Option(metavar="auto|cpu|cuda", help="Where to compute.")]
+Device = Annotated[str, Option(metavar="auto|cpu|cuda", help="Where to compute; auto: on CUDA if it is there.")]
 RunDir = Annotated[Path, Argument(metavar="RUN", help="A run directory, made by 'diffacet train'.")]
-DataDir = Annotated[Path, Argument(metavar="DIR", help="A data directory.")]
+DataDir = Annotated[Path, Argument(metavar="DIR", help="A data directory, made by 'diffacet import'.")]
 
-Logs = Annotated[list[Path], Argument(metavar="LOG", help="Files or directories; .gz is unpacked.")]
+Logs = Annotated[list[Path], Argument(metavar="LOG", help="Files, or directories of files; .gz is unpacked.")]
 NewData = Annotated[Path, Option("--out", metavar="DIR", help="The data directory to make; new or empty.")]
-User = Annotated[str | None, Option(metavar="COL", help="Column of the users.")]
-Item = Annotated[str | None, Option(metavar="COL", help="Column of the items.")]
-Time = Annotated[str | None, Option(metavar="COL", help="Column of the times; 'none': rows are in order.")]
+User = Annotated[str | None, Option(metavar="COL", help="Column of the users; found by its name if not given.")]
+Item = Annotated[str | None, Option(metavar="COL", help="Column of the items; likewise.")]
+Time = Annotated[
+    str | None, Option(metavar="COL", help="Column of the times; likewise; 'none': there is none, rows are in order.")
+]
 TimeFormat = Annotated[
     str | None,
     Option(
@@ -31,24 +33,29 @@ TimeFormat = Annotated[
         " otherwise); not given: seconds or finer since 1970, or ISO 8601.",
     ),
 ]
-Rating = Annotated[str | None, Option(metavar="COL", help="Column of the ratings; 'none': not read.")]
-MinRating = Annotated[float | None, Option(metavar="X", help="Keep what is rated X or more.")]
-Items = Annotated[Path | None, Option(metavar="FILE", help="Item ids with titles, categories or both.")]
+Rating = Annotated[str | None, Option(metavar="COL", help="Column of the ratings; likewise; 'none': not read.")]
+MinRating = Annotated[float | None, Option(metavar="X", help="Keep only interactions that are rated X or more.")]
+Items = Annotated[Path | None, Option(metavar="FILE", help="A table of item ids with titles, categories or both.")]
 MinCount = Annotated[
-    int | None, Option(metavar="N", help="Published protocol: items, then users, with N or more; one pass.")
+    int | None,
+    Option(metavar="N", help="Keep items, then users, that have N interactions or more; in one pass, as papers do."),
 ]
 KCore = Annotated[
-    int | None, Option(metavar="N", help="Every user and every item has N or more; until nothing changes.")
+    int | None,
+    Option(metavar="N", help="Keep users and items that have N interactions or more; repeated until all have."),
 ]
 Duplicates = Annotated[
-    str, Option(metavar="keep|drop", help="Exact repeats of user, item and time; counted either way.")
+    str,
+    Option(
+        metavar="keep|drop", help="What becomes of exact repeats of user, item and time; they are counted either way."
+    ),
 ]
 Format = Annotated[
     str,
     Option(
         metavar="FORMAT",
-        help="auto, csv (any separator), jsonl, parquet, amazon, gowalla, movielens, yelp, yoochoose, kuairec or"
-        " dreamrec.",
+        help="How files are read: auto, by name and content; csv (any separator), jsonl, parquet, amazon, gowalla,"
+        " movielens, yelp, yoochoose, kuairec or dreamrec.",
     ),
 ]
 Partitions = Annotated[
@@ -66,34 +73,62 @@ TestPart = Annotated[Path, Option("--test", metavar="FILE", help="The test part.
 PartTime = Annotated[str | None, Option("--time", metavar="COL", help="Column of the times, if any; 'none': not read.")]
 
 Positive = Annotated[
-    str | None, Option("--min-rating", metavar="X|none", help="Rated X or more counts; needed where there are ratings.")
+    str | None,
+    Option(
+        "--min-rating",
+        metavar="X|none",
+        help="Only what is rated X or more counts; to be said where there are ratings.",
+    ),
 ]
 Core = Annotated[
-    int | None, Option("--k-core", metavar="N", help="Users and items have N or more; 10 if not given, 0: off.")
+    int | None,
+    Option(
+        "--k-core", metavar="N", help="Keep users and items that have N interactions or more; 10 if not given, 0: all."
+    ),
 ]
 RatioOf = Annotated[
-    str | None, Option("--ratio", metavar="A:B:C", help="Of train, valid and test, user by user; 7:2:1 if not given.")
+    str | None,
+    Option(
+        "--ratio", metavar="A:B:C", help="Shares of train, valid and test, of each user's rows; 7:2:1 if not given."
+    ),
 ]
 Noise = Annotated[
     str,
-    Option(metavar="none|natural|random", help="In train and valid: low ratings, or items that the user never met."),
+    Option(
+        metavar="none|natural|random",
+        help="In train and valid: low ratings (natural), or items that the user never met (random).",
+    ),
 ]
-NoiseShare = Annotated[float | None, Option("--share", metavar="P", help="Of random noise, 0.1 to 0.5 in the paper.")]
-NoiseMode = Annotated[str, Option(metavar="add|replace", help="Random rows beside a user's own, or instead of some.")]
-NoiseSeed = Annotated[int, Option(metavar="N", min=0, help="Of the noise.")]
+NoiseShare = Annotated[
+    float | None,
+    Option("--share", metavar="P", help="With --noise random: its share of the rows, 0.1 to 0.5 in the paper."),
+]
+NoiseMode = Annotated[
+    str, Option(metavar="add|replace", help="With --noise random: rows beside a user's own, or instead of some.")
+]
+NoiseSeed = Annotated[int, Option(metavar="N", min=0, help="Seed of the noise.")]
 
 ModelName = Annotated[str, Argument(metavar="MODEL", help="A model of 'diffacet models'.")]
-MaybeModel = Annotated[str | None, Argument(metavar="NAME", help="A model.")]
-Data = Annotated[Path, Option(metavar="DIR", help="A data directory.")]
-NewRun = Annotated[Path, Option("--out", metavar="RUN", help="The run directory to make.")]
+MaybeModel = Annotated[str | None, Argument(metavar="NAME", help="A model of the list.")]
+Data = Annotated[Path, Option(metavar="DIR", help="A data directory, made by 'diffacet import' or 'import-clicks'.")]
+NewRun = Annotated[
+    Path, Option("--out", metavar="RUN", help="The run directory to make; with --resume, the one to go on with.")
+]
 PresetName = Annotated[
     str,
     Option(metavar="NAME|FILE", help="paper: as published; best: the strongest known; or a file of 'diffacet tune'."),
 ]
-Set = Annotated[list[str] | None, Option("--set", metavar="key=value", help="Change a setting; may be repeated.")]
+Set = Annotated[
+    list[str] | None,
+    Option("--set", metavar="key=value", help="Change a setting of 'diffacet models MODEL'; may be repeated."),
+]
 Asked = Annotated[
     list[str] | None,
-    Option("--set", metavar="key=value", help="Change an inference setting of the run; may be repeated."),
+    Option(
+        "--set",
+        metavar="key=value",
+        help="Change a setting that may change after training ('diffacet models MODEL' says which); may be repeated.",
+    ),
 ]
 SplitName = Annotated[
     str,
@@ -103,10 +138,14 @@ SplitName = Annotated[
         " quantile[:TRAIN:VALID] or instant:VALID:TEST.",
     ),
 ]
-Seed = Annotated[int, Option(metavar="N", help="Of initial weights, batches, negatives and noise.")]
-SplitSeed = Annotated[int, Option(metavar="N", help="Of the shuffle of users; 1230 is the published one.")]
-MaxSteps = Annotated[int | None, Option(metavar="N", help="Training steps at most.")]
-Threads = Annotated[int, Option(metavar="N", help="CPU threads; a result is bit-equal to another of as many.")]
+Seed = Annotated[int, Option(metavar="N", help="Seed of initial weights, batches, negatives and noise.")]
+SplitSeed = Annotated[
+    int, Option(metavar="N", help="Seed of the shuffle of users before the split; 1230 is the published one.")
+]
+MaxSteps = Annotated[int | None, Option(metavar="N", help="Training steps at most; the preset's if not given.")]
+Threads = Annotated[
+    int, Option(metavar="N", help="CPU threads; results are equal bit for bit where these are as many.")
+]
 PartVectors = Annotated[
     Path | None,
     Option("--item-vectors", metavar="FILE", help=".npy, a row an item by first appearance; for l-diffrec's clusters."),
@@ -118,10 +157,12 @@ ItemVectors = Annotated[
         help="L-DiffRec: a .npy file of vectors (items, any) to make clusters of; else LightGCN is trained for them.",
     ),
 ]
-Resume = Annotated[bool, Option("--resume", help="Go on with the run in RUN.")]
+Resume = Annotated[bool, Option("--resume", help="Go on with the run in --out where it was killed.")]
 
-Memory = Annotated[int, Option(metavar="MIB", min=1, help="MiB that ranking may take; the numbers do not change.")]
-On = Annotated[str, Option("--on", metavar="valid|test", help="Which held-out users.")]
+Memory = Annotated[
+    int, Option(metavar="MIB", min=1, help="MiB that ranking may take; the metrics do not depend on it.")
+]
+On = Annotated[str, Option("--on", metavar="valid|test", help="Which held-out users are asked.")]
 Ks = Annotated[
     list[int] | None,
     Option(
@@ -156,28 +197,46 @@ Raw = Annotated[bool, Option("--raw", help="Take the vectors as they are, not st
 MovedData = Annotated[Path | None, Option("--data", metavar="DIR", help="The data directory, if it has moved.")]
 
 History = Annotated[str, Option(metavar="ID[,ID...]", help="Item ids, oldest first.")]
-K = Annotated[int, Option("--k", metavar="N", help="Items wanted.")]
+K = Annotated[int, Option("--k", metavar="N", help="How many items are wanted.")]
 Diversity = Annotated[
     float, Option(metavar="X", help="Penalty, in units of the score, for each listed item of the same category.")
 ]
 IncludeSeen = Annotated[bool, Option("--include-seen", help="Items of the history may come back.")]
-IndexKind = Annotated[str, Option(metavar="exact|hnsw|ivf", help="How the catalogue is searched.")]
+IndexKind = Annotated[
+    str, Option(metavar="exact|hnsw|ivf", help="How the catalogue is searched: exactly, or nearly and faster.")
+]
+
+Interests = Annotated[
+    bool, Option("--interests", help="With --json: the vectors of the interests, too, in the order of `interest`.")
+]
 
 DemoOut = Annotated[Path, Option(metavar="DIR", help="Where data, runs and report.html go.")]
-OtherData = Annotated[Path | None, Option("--data", metavar="DIR", help="Another data directory.")]
+OtherData = Annotated[
+    Path | None, Option("--data", metavar="DIR", help="A data directory to do it on, instead of MovieLens 100K.")
+]
 Seeds = Annotated[int, Option(metavar="N", help="Splits and initialisations to average over.")]
 Quick = Annotated[bool, Option("--quick", help="A few steps only, to see that all parts work.")]
 
 StudyFile = Annotated[str | None, Argument(metavar="FILE|NAME", help="A study file, or a study of --list.")]
 StudyData = Annotated[
-    Path | None, Option("--data", metavar="DIR", help="Holds the study's data directories by name; or is one.")
+    Path | None,
+    Option("--data", metavar="DIR", help="The folder that holds the study's data directories by name; or one of them."),
 ]
-StudyOut = Annotated[Path | None, Option("--out", metavar="DIR", help="The folder of the study.")]
-Workers = Annotated[int | None, Option(metavar="N", help="Runs at a time; as many as CUDA devices or cores.")]
+StudyOut = Annotated[
+    Path | None,
+    Option(
+        "--out",
+        metavar="DIR",
+        help="The folder to make for runs, tables and report; with --resume, the one to go on with.",
+    ),
+]
+Workers = Annotated[
+    int | None, Option(metavar="N", help="Runs at a time; if not given, as many as there are CUDA devices or cores.")
+]
 ResumeStudy = Annotated[bool, Option("--resume", help="Go on with the study in --out; rows may have been added.")]
-OnlySeeds = Annotated[str | None, Option("--seeds", metavar="N[,N...]", help="These seeds only.")]
-OnlyRows = Annotated[list[str] | None, Option("--only", metavar="LABEL", help="This row only; may be repeated.")]
-OnlyData = Annotated[list[str] | None, Option(metavar="NAME", help="This data set only; may be repeated.")]
+OnlySeeds = Annotated[str | None, Option("--seeds", metavar="N[,N...]", help="Run these seeds only.")]
+OnlyRows = Annotated[list[str] | None, Option("--only", metavar="LABEL", help="Run this row only; may be repeated.")]
+OnlyData = Annotated[list[str] | None, Option(metavar="NAME", help="Run on this data set only; may be repeated.")]
 ListStudies = Annotated[bool, Option("--list", help="List the studies that are shipped.")]
 Collect = Annotated[bool, Option("--collect", help="Run nothing: write the tables of the runs that are finished.")]
 DryRun = Annotated[bool, Option("--dry-run", help="Check everything and list the runs, but run nothing.")]
@@ -185,15 +244,20 @@ DryRun = Annotated[bool, Option("--dry-run", help="Check everything and list the
 RunsOrStudy = Annotated[
     list[Path], Argument(metavar="RUN...|STUDY", help="Run directories; or a study's folder, maybe its file before it.")
 ]
-CompareOn = Annotated[str | None, Option("--on", metavar="valid|test", help="Which held-out users; test if not said.")]
+CompareOn = Annotated[
+    str | None, Option("--on", metavar="valid|test", help="Which held-out users are asked; test if not given.")
+]
 Metrics = Annotated[
     list[str] | None,
     Option(
         metavar="NAME@K",
-        help="A column, auc or the like for clicks; may be repeated. The first two are tested, of clicks auc.",
+        help="A column, such as recall@20, for clicks auc; may be repeated. The first two are tested, of clicks auc.",
     ),
 ]
-Base = Annotated[str | None, Option(metavar="LABEL", help="The row that the others are compared with.")]
+Base = Annotated[
+    str | None,
+    Option(metavar="LABEL", help="The row that the others are compared with; the first, or the study's, if not given."),
+]
 PageOut = Annotated[Path | None, Option("--out", metavar="FILE", help="Also write the tables: .md or .html.")]
 
 FieldMinCount = Annotated[
@@ -218,19 +282,23 @@ BatchSize = Annotated[int | None, Option(metavar="N", help="Clicks: showings at 
 
 ClickRunDir = Annotated[Path, Argument(metavar="RUN", help="A run of a click model.")]
 ShownFile = Annotated[
-    Path, Option("--samples", metavar="FILE", help="Showings, CSV, TSV or Parquet; labels need not be.")
+    Path, Option("--samples", metavar="FILE", help="The showings, as CSV, TSV or Parquet; without labels, too.")
 ]
 DoneFile = Annotated[
     Path | None, Option("--behaviours", metavar="FILE", help="What their users did, with times; likewise.")
 ]
-ItemsFile = Annotated[Path | None, Option("--items", metavar="FILE", help="Fields of items; else what the run knows.")]
+ItemsFile = Annotated[
+    Path | None, Option("--items", metavar="FILE", help="Fields of the items; those that the run knows if not given.")
+]
 UsersFile = Annotated[Path | None, Option("--users", metavar="FILE", help="Fields of users, if the model has some.")]
 PredictionsOut = Annotated[
     Path, Option("--out", metavar="FILE", help="The showings with a column probability: .parquet or .csv.")
 ]
-UserColumn = Annotated[str | None, Option("--user", metavar="COL", help="Column of the users.")]
-ItemColumn = Annotated[str | None, Option("--item", metavar="COL", help="Column of the items.")]
-TimeColumn = Annotated[str | None, Option("--time", metavar="COL", help="Column of the times.")]
+UserColumn = Annotated[
+    str | None, Option("--user", metavar="COL", help="Column of the users; found by its name if not given.")
+]
+ItemColumn = Annotated[str | None, Option("--item", metavar="COL", help="Column of the items; likewise.")]
+TimeColumn = Annotated[str | None, Option("--time", metavar="COL", help="Column of the times; likewise.")]
 
 Rerank = Annotated[
     Path | None,

@@ -19,6 +19,7 @@ from diffacet import files
 from diffacet.app import cards, resuming, settings
 from diffacet.app.environment import pick_device
 from diffacet.core.contract import Card, Facts, Preset, Training
+from diffacet.data import store
 from diffacet.errors import BadRun, BadSetting
 from diffacet.learn import checkpoint
 
@@ -73,7 +74,10 @@ def restored(path: Path, card: Card, chosen: Preset, facts: Facts, device: str) 
 
 def read_about(path: Path) -> dict[str, Any]:
     """run.json of a run directory; raises BadRun when it is none."""
-    none = f"{path} is no run directory: it holds no {ABOUT}; 'diffacet train' makes one"
+    what = f"it holds no {ABOUT}" if Path(path).is_dir() else "there is no such directory"
+    if store.there(Path(path)):
+        what = "it is a data directory"
+    none = f"{path} is no run directory: {what}; 'diffacet train' makes one"
     return read_told(path, ABOUT, FORMAT, none, "restore it from a copy, or train again")
 
 
@@ -85,7 +89,7 @@ def read_told(path: Path, name: str, version: int, none: str, mend: str) -> dict
     """
     try:
         told = files.read_json(path / name)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise BadRun(none) from error
     except (OSError, ValueError) as error:
         raise BadRun(f"{path / name} is damaged ({error}); {mend}") from error

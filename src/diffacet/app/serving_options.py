@@ -6,13 +6,16 @@ from typing import Annotated
 from typer import Argument, Option
 
 Served = Annotated[
-    Path, Argument(metavar="RUN", help="A run directory, or a link to one, such as runs/current; followed anew.")
+    Path,
+    Argument(metavar="RUN", help="A run directory, or a link to one, such as runs/current, followed anew at a reload."),
 ]
 Host = Annotated[
     str,
     Option(metavar="ADDRESS", help="Where to listen. Beyond this machine (0.0.0.0, ::) only with keys or --no-auth."),
 ]
-Port = Annotated[int, Option(metavar="N", help="0: any that is free; the line of readiness tells which.")]
+Port = Annotated[
+    int, Option(metavar="N", help="Where to listen; 0: any port that is free, which the line of readiness tells.")
+]
 Workers = Annotated[
     int, Option(metavar="N", help="Processes that answer; each holds the run in memory, and one that dies is replaced.")
 ]
@@ -40,8 +43,8 @@ Gather = Annotated[
 MaxBatch = Annotated[int, Option(metavar="N", help="Histories computed in one call.")]
 MaxInFlight = Annotated[int, Option(metavar="N", help="Requests at once in a worker; the rest is answered 429.")]
 Timeout = Annotated[float, Option(metavar="S", help="Seconds for an answer; then 504, and the work is dropped.")]
-MaxHistory = Annotated[int, Option(metavar="N", help="Ids of a history that are used, the newest.")]
-MaxK = Annotated[int, Option("--max-k", metavar="N", help="Items that a request may ask for.")]
+MaxHistory = Annotated[int, Option(metavar="N", help="Ids of a history that are used at most, the newest.")]
+MaxK = Annotated[int, Option("--max-k", metavar="N", help="Items that a request may ask for at most.")]
 MaxBody = Annotated[int, Option(metavar="KIB", min=1, help="KiB of a request; larger ones are answered 413.")]
 Drain = Annotated[
     float, Option(metavar="S", help="Seconds for requests to end when the service stops; then it stops without them.")

@@ -22,7 +22,7 @@ def preset(card: Card, name: str) -> Preset:
         return read_preset(card, Path(name))
     if name not in card.presets:
         raise BadSetting(
-            f"{card.name} has no preset '{name}'{nearest(name, card.presets) or '.'} It has: {', '.join(card.presets)}"
+            f"{card.name} has no preset '{name}'{nearest(name, card.presets)}. It has: {', '.join(card.presets)}"
         )
     return card.presets[name]
 
@@ -60,7 +60,7 @@ def read_preset(card: Card, path: Path) -> Preset:
 def text(value: Any) -> str:
     """A setting's value as `--set` takes it."""
     if isinstance(value, list | tuple):
-        return ",".join(map(str, value))
+        return ",".join(map(str, value)) or "none"
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
@@ -88,8 +88,7 @@ def apply(card: Card, base: Preset, changes: Mapping[str, Any]) -> Preset:
     for key in changes:
         if key not in names | general:
             raise BadSetting(
-                f"{card.name} has no setting '{key}'{nearest(key, names | general) or '.'} "
-                f"See 'diffacet models {card.name}'"
+                f"{card.name} has no setting '{key}'{nearest(key, names | general)}. See 'diffacet models {card.name}'"
             )
     model = _replace(base.model, {k: v for k, v in changes.items() if k in names})
     training = _replace(base.training, {k: v for k, v in changes.items() if k in general})
@@ -156,7 +155,7 @@ def _explain(error: Exception, kind: type[Any], *, typed: bool = True) -> str:
     if not key:
         return first["msg"]
     got = first.get("input")
-    rule = first["msg"]
+    rule = first["msg"].partition(", unable to parse")[0]
     for what in ("Input", "String", "Tuple"):
         rule = rule.replace(f"{what} should", "it should")
     names = [field.name for field in dataclasses.fields(kind)]

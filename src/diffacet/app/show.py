@@ -138,6 +138,8 @@ def models(console: Console, cards: Iterable["Card"]) -> None:
 
 def model(console: Console, card: "Card", rows: Iterable[Mapping[str, Any]]) -> None:
     """One model: presets, settings, citation."""
+    from diffacet.app.settings import text
+
     console.print(f"[bold]{card.name}[/]  {escape(card.summary)}  (task: {card.task})", highlight=False)
     console.print(str(card.paper), highlight=False, markup=False, soft_wrap=True)
     for name, preset in card.presets.items():
@@ -150,11 +152,11 @@ def model(console: Console, card: "Card", rows: Iterable[Mapping[str, Any]]) -> 
             table.columns[fixed].no_wrap = True
         for row in (row for row in rows if row["group"] == group):
             value = row["presets"][usual]
-            others = [f"{name}: {other}" for name, other in row["presets"].items() if other != value]
-            meaning = escape(row["description"]) + (", also of a trained model" if row["inference"] else "")
+            others = [f"{name}: {text(other)}" for name, other in row["presets"].items() if other != value]
+            meaning = escape(row["description"]) + ("; also for a trained model" if row["inference"] else "")
             others += [f"tune: {row['search']}"] if row["search"] else []
             meaning += f" [dim]({escape(', '.join(others))})[/]" if others else ""
-            told = (row["name"], row["symbol"] or "", escape(row["type"]), row["range"], escape(str(value)))
+            told = (row["name"], row["symbol"] or "", escape(row["type"]), row["range"], escape(text(value)))
             table.add_row(*told, meaning)
         if table.row_count:
             console.print(table)
@@ -162,7 +164,9 @@ def model(console: Console, card: "Card", rows: Iterable[Mapping[str, Any]]) -> 
 
 
 def evaluation(console: Console, result: Mapping[str, Any]) -> None:
-    """The metrics by k: those of the field's tables first, the textbook's and the others named apart."""
+    """The metrics by k: accuracy as in the field's tables, then by other definitions, then what the lists hold."""
+    from diffacet.rank.metrics import METRICS
+
     seconds, users, cases = result["seconds"], result["users"], result["cases"]
     asked = [result["split"], result["on"]]
     asked += ["with empty histories"] if result["include_empty"] else []
@@ -178,12 +182,17 @@ def evaluation(console: Console, result: Mapping[str, Any]) -> None:
     ks = sorted({int(key.partition("@")[2]) for key in result["metrics"]})
     single = result["split"] == "leave-last" or result["split"].startswith("next-item")
     usual = NEXT_ITEM if single else COLLABORATIVE if result["split"] in MASKING else PUBLISHED
-    apart = [name for name in names if name not in usual]
-    for heading, chosen in (("as in the field's tables", usual), ("the others", apart)):
-        table = new_table(heading, right=[f"@{k}" for k in ks])
+    apart = {
+        "by other definitions": [name for name in names if name in METRICS and name not in usual],
+        "what the lists hold": [name for name in names if name not in METRICS],
+    }
+    table = new_table("as in the field's tables", right=[f"@{k}" for k in ks])
+    for heading, chosen in {"": usual, **apart}.items():
+        if heading and chosen:
+            table.add_row(f"[dim]{heading}[/]")
         for name in chosen:
             table.add_row(name, *(number(result["metrics"].get(f"{name}@{k}")) for k in ks))
-        console.print(table)
+    console.print(table)
 
 
 def probe(console: Console, told: Mapping[str, Any]) -> None:
@@ -204,14 +213,15 @@ def probe(console: Console, told: Mapping[str, Any]) -> None:
         console.print("not every fit converged: the numbers may be a little low", highlight=False)
 
 
-def answer(found: "Candidates") -> dict[str, Any]:
-    """What `recommend --json` prints: interests, items, unknown; ids keep their own type."""
+def answer(found: "Candidates", *, interests: bool = False) -> dict[str, Any]:
+    """What `recommend --json` prints: items, unknown, and with `interests` their vectors; ids keep their own type."""
     columns = zip(found.item_id.to_list(), found.score.tolist(), found.interest.tolist(), strict=True)
     rows: list[dict[str, Any]] = [{"item_id": own, "score": score, "interest": k} for own, score, k in columns]
     for row, title in zip(rows, () if found.titles is None else found.titles, strict=False):
         if title is not None:
             row["title"] = title
-    return {"interests": [] if found.interests is None else found.interests, "items": rows, "unknown": found.unknown}
+    told = {"items": rows, "unknown": found.unknown}
+    return told | ({"interests": [] if found.interests is None else found.interests} if interests else {})
 
 
 def candidates(console: Console, found: "Candidates", history: Sequence[str]) -> None:
@@ -236,10 +246,12 @@ def studies(console: Console, some: Iterable["Study"]) -> None:
 
 def planned(console: Console, plan: "Plan") -> None:
     """The runs that a study would do."""
+    from diffacet.app.settings import text
+
     table = new_table("run", "model", "preset", "set", right=("seed", "split seed", "steps at most", "asked in"))
     for job in plan.jobs:
         row = job.variant
-        changes = " ".join(f"{key}={value}" for key, value in row.set.items())
+        changes = " ".join(f"{key}={text(value)}" for key, value in row.set.items())
         told = (job.name, row.row.model, row.preset, escape(changes), str(job.seed), str(job.split_seed))
         table.add_row(*told, _length(job.settings.training), f"{len(row.asks)} ways")
     console.print(table)

@@ -40,8 +40,8 @@ def resolve(name: str, has_parts: bool, task: Task, parts_divide_users: bool = F
     """
     if name != AUTO:
         if name not in SPLITS:
-            known = nearest(name, SPLITS) or "."
-            raise BadSetting(f"there is no split '{name}'{known} There are: {AUTO}, {', '.join(SPLITS)}")
+            known = f"There are: {AUTO}, {', '.join(SPLITS)}"
+            raise BadSetting(f"there is no split '{name}'{nearest(name, SPLITS)}. {known}")
         return name
     if has_parts and parts_divide_users:
         return "next-item-given"

@@ -18,7 +18,10 @@ def min_rating(log: Interactions, threshold: float) -> Interactions:
     Raises BadLog when the log has no ratings or none is high enough.
     """
     if "rating" not in log.frame.columns:
-        raise BadLog(f"a rating of at least {threshold:g} was asked for, but the log has no ratings")
+        raise BadLog(
+            f"a rating of at least {threshold:g} was asked for, but the log has no ratings; leave out --min-rating,"
+            " or name their column by --rating COL"
+        )
     rating = log.frame["rating"]
     rows = (rating >= threshold).fill_null(False).to_numpy()
     if not rows.any():

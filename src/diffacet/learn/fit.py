@@ -169,7 +169,7 @@ def _validated(
         metrics = dict(zip(metrics, here.from_first(list(metrics.values())), strict=True))
     if training.metric not in metrics:
         raise BadSetting(
-            f"validation gives no metric '{training.metric}'{nearest(training.metric, metrics) or '.'} "
+            f"validation gives no metric '{training.metric}'{nearest(training.metric, metrics)}. "
             f"It gives: {', '.join(sorted(metrics))}"
         )
     return metrics

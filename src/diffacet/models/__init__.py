@@ -53,6 +53,6 @@ MODELS = {
 def card(name: str) -> Card:
     """The card of the model called `name`; raises BadSetting with the nearest name for an unknown one."""
     if name not in MODELS:
-        raise BadSetting(f"unknown model '{name}'{nearest(name, MODELS) or '.'} See 'diffacet models'")
+        raise BadSetting(f"unknown model '{name}'{nearest(name, MODELS)}. See 'diffacet models'")
     module = importlib.import_module(f"diffacet.models.{MODELS[name]}")
     return next(card for card in module.CARDS if card.name == name)

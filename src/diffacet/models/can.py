@@ -134,8 +134,8 @@ def _acting(names: tuple[str, ...] | None, click: ClickFields) -> list[int]:
     for name in names:
         if name not in shared:
             raise BadSetting(
-                f"co_action names fields that behaviours and target have; got '{name}'"
-                f"{nearest(name, shared) or '.'} They are: {', '.join(shared)}"
+                f"co_action names fields that behaviours and target have; "
+                f"got '{name}'{nearest(name, shared)}. They are: {', '.join(shared)}"
             )
     return [click.names.index(name) for name in names]
 

@@ -178,8 +178,8 @@ def _category(name: str | None, click: ClickFields) -> int:
     shared = [one for one, both in zip(click.names, click.shared, strict=True) if both]
     if name is not None and name not in shared:
         raise BadSetting(
-            f"search=hard compares a field that behaviours and target have; category={name} is none"
-            f"{nearest(name, shared) or '.'} They are: {', '.join(shared)}"
+            f"search=hard compares a field that behaviours and target have; "
+            f"category={name}{nearest(name, shared)} is none. They are: {', '.join(shared)}"
         )
     number = finest(click) if name is None else click.names.index(name)
     if number is None:

@@ -126,7 +126,7 @@ def _asked(
         if strange or not query.categories:
             what = f"no category '{strange[0]}'" if strange else "no category is named"
             close = nearest(strange[0], categories.names) if strange else ""
-            return BadSetting(f"{what}{close or '; ask for one that the items have'}", field="categories")
+            return BadSetting(f"{what}{close}; ask for one that the items have", field="categories")
         kinds = tuple(sorted({categories.numbers[str(name)] for name in query.categories}))
     banned = np.concatenate([known if query.exclude_seen else known[:0], excluded[excluded > 0]])
     k = min(query.k, len(items))

@@ -163,10 +163,10 @@ def per_user(
         BadRun: the model's scores are not numbers, from which case on.
     """
     size = BATCH if batch_size is None else batch_size
-    if not ks or min(*ks, size, length + 1) < 1:
-        raise BadSetting(
-            f"ks and batch size are at least 1, length at least 0; got ks={tuple(ks)}, {size} and {length}"
-        )
+    if not ks or min(ks) < 1:
+        raise BadSetting(f"k, the length of a list, is at least 1; got {', '.join(map(str, ks)) or 'none'}")
+    if size < 1 or length < 0:
+        raise BadSetting(f"batch size is at least 1, and length at least 0; got {size} and {length}")
     masks = holdout.exclude_seen if exclude_seen is None else exclude_seen
     if masks and holdout.exclude_seen:
         holdout.check_apart()

@@ -67,7 +67,7 @@ class Index:
         """
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         if kind not in KINDS:
-            raise BadSetting(f"unknown index kind {kind!r}{nearest(kind, KINDS)} (kinds: {', '.join(KINDS)})")
+            raise BadSetting(f"unknown index kind {kind!r}{nearest(kind, KINDS)}; kinds are {', '.join(KINDS)}")
         if vectors.ndim != 2 or not vectors.size:
             raise BadSetting(f"an index needs item vectors (N, d) with N and d at least 1; got shape {vectors.shape}")
         if not np.isfinite(vectors).all():

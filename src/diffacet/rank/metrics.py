@@ -186,7 +186,7 @@ def check_metric(metric: str) -> None:
     """Refuse an unknown metric, given as `name@N`, now and not at the first validation. Raises BadSetting."""
     name = metric.partition("@")[0]
     if name not in METRICS:
-        raise BadSetting(f"metric: there is no '{name}'{nearest(name, METRICS)} There are: {', '.join(METRICS)}")
+        raise BadSetting(f"metric: there is no '{name}'{nearest(name, METRICS)}. There are: {', '.join(METRICS)}")
 
 
 def check_single_target(metrics: Mapping[str, float], rounding: float = 1e-9) -> None:

@@ -72,7 +72,7 @@ def _found(name: str) -> tuple[Card, str | None]:
         return others[name]
     if name.endswith(".py"):
         raise BadSetting(f"'{name}' is a file, and a model has a name; {FILES}={name} diffacet models shows it")
-    raise BadSetting(f"unknown model '{name}'{nearest(name, [*MODELS, *others, *points]) or '.'} See 'diffacet models'")
+    raise BadSetting(f"unknown model '{name}'{nearest(name, [*MODELS, *others, *points])}. See 'diffacet models'")
 
 
 def _points() -> dict[str, metadata.EntryPoint]:

@@ -4,6 +4,7 @@ Heavy modules are imported inside the commands, so that `--help` answers at once
 """
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -97,6 +98,7 @@ def _refuse(message: str) -> int:
 
 
 def _usage(error: Any, given: Sequence[str]) -> str:
-    message = error.format_message().rstrip(".")
+    message = error.format_message().rstrip(".").partition(", unable to parse")[0]
+    message = re.sub(r"\.? Did you mean (.+)\?$", r" (did you mean \1?)", message)
     command = f" {given[0]}" if given and given[0] in COMMANDS else ""
-    return f"{message}{'' if message.endswith('?') else ';'} see 'diffacet{command} --help'"
+    return f"{message}; see 'diffacet{command} --help'"

@@ -18,7 +18,7 @@ Samples = Annotated[
     ),
 ]
 Part = Annotated[str, Option("--on", metavar="valid|test", help="Where one is chosen: clicked, the longest history.")]
-MapSeed = Annotated[int, Option("--seed", metavar="N", help="Of the map.")]
+MapSeed = Annotated[int, Option("--seed", metavar="N", help="Seed of the map.")]
 
 
 @app.command(

@@ -12,17 +12,26 @@ from diffacet.errors import BadSetting
 if TYPE_CHECKING:
     from diffacet.app.search import Tuned
 
-OutDir = Annotated[Path, Option(metavar="DIR", help="The directory of the search, to make.")]
+OutDir = Annotated[
+    Path, Option(metavar="DIR", help="The directory of the search, to make; with --resume, the one to go on with.")
+]
 Trials = Annotated[int, Option(metavar="N", help="How many settings to try, those of a resumed search included.")]
 Metric = Annotated[
     str | None, Option(metavar="NAME@K", help="Validation metric, of clicks auc or gauc; the preset's if not given.")
 ]
-Only = Annotated[list[str] | None, Option(metavar="SETTING", help="Search this one; may be repeated.")]
-SplitSeeds = Annotated[str, Option(metavar="N[,N...]", help="A trial's value is the mean over the splits of these.")]
+Only = Annotated[
+    list[str] | None, Option(metavar="SETTING", help="Search this setting, and leave the others; may be repeated.")
+]
+SplitSeeds = Annotated[
+    str, Option(metavar="N[,N...]", help="Seeds of the splits over which a trial's metric is averaged.")
+]
 Workers = Annotated[int, Option(metavar="N", help="Trials at once, each in a process with one thread.")]
-Keep = Annotated[bool, Option("--keep", help="Leave the runs of all trials in DIR/runs.")]
-Resume = Annotated[bool, Option("--resume", help="Go on with the search in DIR.")]
-Set = Annotated[list[str] | None, Option("--set", metavar="key=value", help="Fix a setting, unsearched; repeatable.")]
+Keep = Annotated[bool, Option("--keep", help="Keep the runs of all trials, in DIR/runs.")]
+Resume = Annotated[bool, Option("--resume", help="Go on with the search in --out where it was killed.")]
+Set = Annotated[
+    list[str] | None,
+    Option("--set", metavar="key=value", help="Fix a setting, which is not searched then; may be repeated."),
+]
 
 
 @app.command(

@@ -128,7 +128,7 @@ def _behaviours(run: ClickRun, asked: Request, moment: int) -> pl.DataFrame:
     for name in asked.behaviour:
         if name not in fields or name in frame:
             allowed = ", ".join(name for name in fields if name not in frame) or "none"
-            raise BadSetting(f"there is no column '{name}' of behaviours{nearest(name, fields)}; it takes {allowed}")
+            raise BadSetting(f"there is no column '{name}'{nearest(name, fields)} of behaviours; it takes {allowed}")
     for column, field in fields.items():
         if column not in frame:
             value = asked.behaviour.get(column)

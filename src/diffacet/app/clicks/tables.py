@@ -43,7 +43,7 @@ class Table:
             if column not in self.names:
                 how = f"; name it by {OPTIONS[column]} COL" if column in OPTIONS else ""
                 raise BadLog(
-                    f"{self.path} has no column '{column}' ({use}){nearest(column, self.names)}{how}; "
+                    f"{self.path} has no column '{column}'{nearest(column, self.names)}, which is needed ({use}){how}; "
                     f"it has {', '.join(self.names.values())}"
                 )
 
@@ -106,7 +106,7 @@ def open_table(path: Path, given: Mapping[str, str], keys: Iterable[str]) -> Tab
         found = asked if asked in there else known_columns.find(there, [key, *_USUAL[key]])
         if asked is not None and asked not in there and found is None:
             raise BadLog(
-                f"{path} has no column '{asked}' (from {OPTIONS[key]}){nearest(asked, there)}; "
+                f"{path} has no column '{asked}'{nearest(asked, there)}, which {OPTIONS[key]} names; "
                 f"it has {', '.join(there)}"
             )
         if found is not None and found != key:

@@ -26,7 +26,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from diffacet.app.cluster.connecting import Cluster, connected, said
 from diffacet.app.serving import listening, logs, server
@@ -266,7 +266,7 @@ class _Late:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; of the application's life Ray tells the beginning and the end."""
         if scope["type"] != "lifespan":
-            await self._replica.served(scope, receive, send)
+            await self._replica.served(scope, receive, _without_id(send))
             return
         while True:
             message = await receive()
@@ -277,6 +277,17 @@ class _Late:
             await send({"type": f"{message['type']}.complete"})
             if message["type"] == "lifespan.shutdown":
                 return
+
+
+def _without_id(send: Send) -> Send:
+    """`send` without the id of the request, which Ray's proxy adds to each answer: the caller's, else its own."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [pair for pair in message["headers"] if pair[0] != b"x-request-id"]
+        await send(message)
+
+    return sending
 
 
 async def _refuse_reload(_: Request) -> Response:

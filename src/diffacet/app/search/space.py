@@ -72,8 +72,10 @@ def space(card: Card, base: Preset, *, fixed: Sequence[str] = (), only: Sequence
     marked = {name: search for name, search in ranges.items() if search is not None}
     for name in only:
         if name not in marked:
-            known = nearest(name, marked) or ("." if name not in hints else "; it has no search range.")
-            raise BadSetting(f"--only {name}: tune looks for no such setting of {card.name}{known} {_offer(marked)}")
+            close, why = ("", "; it has no search range") if name in hints else (nearest(name, marked), "")
+            raise BadSetting(
+                f"--only {name}{close}: tune looks for no such setting of {card.name}{why}. {_offer(marked)}"
+            )
         if name in fixed:
             raise BadSetting(f"--only {name} and --set {name} contradict each other: what is set is not searched")
     chosen = {name: s for name, s in marked.items() if name not in fixed and (not only or name in only)}

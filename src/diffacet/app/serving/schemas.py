@@ -177,7 +177,7 @@ def refusal(errors: Sequence[Mapping[str, Any]], known: Iterable[str]) -> Fault:
     field, got = ".".join(map(str, first["loc"])), first.get("input")
     if first["type"] == "extra_forbidden":
         name = field[:80]
-        message = f"unknown field {name!r}{nearest(name, known) or '; fields are ' + ', '.join(known)}"
+        message = f"unknown field {name!r}{nearest(name, known)}; fields are {', '.join(known)}"
         return Fault(422, message, code="bad_value", field=name)
     if first["type"] == "missing":
         return Fault(422, f"{field} is missing; fields are {', '.join(known)}", code="bad_value", field=field)

@@ -16,9 +16,9 @@ from diffacet.app.runs import Run, load, of_items
 from diffacet.core.contract import Matcher
 from diffacet.core.explaining import Explains
 from diffacet.data.sequences import IntArray
-from diffacet.errors import BadRun
+from diffacet.errors import BadRun, BadSetting, nearest
 from diffacet.learn.checkpoint import BEST, read_trail
-from diffacet.rank.index import Index
+from diffacet.rank.index import KINDS, Index
 from diffacet.rank.retriever import Retriever
 
 AUTO = "auto"
@@ -100,6 +100,10 @@ def opened(path: Path, how: Loading) -> State:
 
 def of_run(run: Run, how: Loading, digests: Mapping[str, str], warnings: Sequence[str] = ()) -> State:
     """The state of a run that is loaded, with its settings as they are."""
+    if how.index not in (AUTO, *KINDS):
+        raise BadSetting(
+            f"unknown index kind '{how.index}'{nearest(how.index, KINDS)}; kinds are {', '.join(KINDS)}", field="index"
+        )
     told, index, near = list(warnings), "none", isinstance(run.model, Matcher)
     if near:
         index = how.index if how.index != AUTO else "exact" if len(run.catalogue) <= EXACT_UP_TO else "hnsw"

@@ -110,7 +110,10 @@ class _Pass:
 
     def rating(self, least: float, rated: bool) -> None:
         if not rated:
-            raise BadLog(f"a rating of at least {least:g} was asked for, but the log has no ratings")
+            raise BadLog(
+                f"a rating of at least {least:g} was asked for, but the log has no ratings; leave out --min-rating,"
+                " or name their column by --rating COL"
+            )
         before = self.rows
         self.look(replace(self.rule, rating=least))
         if not self.rows:

@@ -245,5 +245,4 @@ def _tests(metrics: Sequence[str]) -> tuple[str, ...]:
 
 def _check_base(base: str, labels: Sequence[str]) -> None:
     if base not in labels:
-        known = nearest(base, labels) or "."
-        raise BadSetting(f"--base: there is no row '{base}'{known} There are: {'; '.join(labels)}")
+        raise BadSetting(f"--base: there is no row '{base}'{nearest(base, labels)}. There are: {'; '.join(labels)}")

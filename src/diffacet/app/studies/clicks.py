@@ -52,8 +52,9 @@ def prepared(study: Study) -> Study:
     """
     if study.split_seeds != "seed":
         raise BadSetting(f"{study.name}: split_seeds are for splits that shuffle users; click data are split by time")
-    metrics = METRICS if study.metrics == spec.METRICS else study.metrics
-    tests = TESTED if study.tests == spec.TESTS else study.tests
+    metrics, tests = spec.usual(study.ks)  # what no file of a click study says
+    metrics = METRICS if study.metrics == metrics else study.metrics
+    tests = TESTED if study.tests == tests else study.tests
     return dataclasses.replace(study, metrics=metrics, tests=tests)
 
 
@@ -62,8 +63,8 @@ def check_names(keys: Sequence[str], where: str, *, tests: bool = False) -> None
     allowed = TESTED if tests else EVERY
     for key in keys:
         if key not in EVERY:
-            known = nearest(key.partition("@")[0], EVERY) or "."
-            raise BadSetting(f"{where}: there is no metric '{key}' of clicks{known} There are: {', '.join(EVERY)}")
+            close = nearest(key.partition("@")[0], EVERY)
+            raise BadSetting(f"{where}: there is no metric '{key}'{close} of clicks. There are: {', '.join(EVERY)}")
         if key not in allowed:
             raise BadSetting(f"{where}: {key} is not tested; of click models only {', '.join(TESTED)} is")
 

@@ -161,8 +161,8 @@ def _places(study: Study, data: Path, cut: Cut) -> dict[str, Place]:
     names = (data.resolve().name,) if itself else study.data
     for name in cut.data:
         if name not in names:
-            known = f"{nearest(name, names) or '.'} It has: {', '.join(names)}"
-            raise BadSetting(f"--on-data {name}: the study has no such data set{known}")
+            known = f"the study has no such data set. It has: {', '.join(names)}"
+            raise BadSetting(f"--on-data {name}{nearest(name, names)}: {known}")
     found = {}
     for name in cut.data or names:
         path = data if itself else data / name
@@ -170,7 +170,7 @@ def _places(study: Study, data: Path, cut: Cut) -> dict[str, Place]:
             there = sorted(entry.name for entry in data.iterdir() if entry.is_dir())
             command = "import-clicks" if of_clicks else "import"
             raise BadSetting(
-                f"{study.name}: there is no data set '{name}' in {data}{nearest(name, there) or ';'} "
+                f"{study.name}: there is no data set '{name}'{nearest(name, there)} in {data}; "
                 f"'diffacet {command} LOG --out {path}' makes it, --on-data names the ones to run on"
             )
         found[name] = _clicks(study, name, path) if of_clicks else _interactions(study, path)
@@ -238,7 +238,7 @@ def _check_only(study: Study, chosen: Sequence[Variant], cut: Cut) -> None:
     known = {label for data in study.data for v in variants(study, data) for label in (v.label, v.row.label)}
     for label in cut.only:
         if not any(label in (v.label, v.row.label) for v in chosen):
-            raise BadSetting(f"--only: the study has no row '{label}' here{nearest(label, known)}")
+            raise BadSetting(f"--only: the study has no row '{label}'{nearest(label, known)} here")
 
 
 def check_metrics(study: Study, data: str, place: Place) -> None:
@@ -263,8 +263,8 @@ def check_names(keys: Sequence[str], where: str, *, categories: bool, data: str 
     for key in keys:
         name, _, k = key.partition("@")
         if name not in every:
-            known = f"{nearest(name, every) or '.'} There are: {', '.join(every)}"
-            raise BadSetting(f"{where}: there is no metric '{name}'{known}")
+            known = f"There are: {', '.join(every)}"
+            raise BadSetting(f"{where}: there is no metric '{name}'{nearest(name, every)}. {known}")
         if not k.isdigit() or int(k) < 1:
             raise BadSetting(f"{where}: a metric is written {name}@50, with the length of the list; got '{key}'")
         if name in OF_CATEGORIES and not categories:
@@ -281,8 +281,9 @@ def _jobs(study: Study, variant: Variant, place: Place) -> list[Job]:
         for ask in variant.asks:
             for key in ask.settings:
                 if key not in free:
-                    known = f"{nearest(key, free) or '.'} These can: {', '.join(sorted(free)) or 'none'}"
-                    raise BadSetting(f"asks: '{key}' cannot be changed on a trained {one.name}{known}")
+                    known = f"These can: {', '.join(sorted(free)) or 'none'}"
+                    close = nearest(key, free)
+                    raise BadSetting(f"asks: '{key}'{close} cannot be changed on a trained {one.name}. {known}")
             settings.apply(one, chosen[0], ask.settings)
         _check_validation(one, chosen[0].training.metric)
         if "seed" in variant.set:

@@ -28,7 +28,7 @@ Seeds = Annotated[tuple[Seed, ...], Field(min_length=1)]
 Text = Annotated[str, Field(min_length=1)]
 Published = dict[str, float | tuple[float, ...]]
 METRICS, TESTS = ("recall@20", "recall@50", "ndcg@50"), ("recall@50", "ndcg@50")
-"""Of a study that says none."""
+"""What `usual` gives for the usual lengths of lists."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -94,8 +94,8 @@ class Study:
         on: which held-out users, or samples, the tables show.
         ks: list lengths; of no meaning for models of clicks.
         category: which of an item's categories is its one, where a metric wants one: "last", "first" or "rarest".
-        metrics: columns of the table; for models of clicks auc, gauc, log_loss and pcoc if none are said.
-        tests: metrics of the paired tests; for models of clicks auc.
+        metrics: columns of the table; see `usual` for a file that says none.
+        tests: metrics of the paired tests; see there, too.
         base: the label that every other one is compared with.
         pairs: more pairs of labels, the first minus the second.
         picture: "bars", "line" (a grid's setting against the metrics), "steps" (asks against quality and time),
@@ -191,8 +191,10 @@ def read(where: str | Path) -> Study:
     if not path.is_file():
         ours = shipped()
         if str(where) not in ours:
-            known = f"{nearest(str(where), ours) or '.'} See 'diffacet study --list'"
-            raise BadSetting(f"there is no study file '{where}', nor a shipped study of that name{known}")
+            raise BadSetting(
+                f"there is no study file '{where}'{nearest(str(where), ours)}, nor a shipped study of that name. "
+                "See 'diffacet study --list'"
+            )
         path = ours[str(where)]
     try:
         told = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -208,7 +210,19 @@ def parse(told: Mapping[str, Any], where: str) -> Study:
     except ValidationError as error:
         raise BadSetting(f"{where}: {_explain(error, told)}") from error
     _check_labels(study, where)
-    return study
+    metrics, tests = usual(study.ks)
+    metrics, tests = (study.metrics if "metrics" in told else metrics), (study.tests if "tests" in told else tests)
+    return dataclasses.replace(study, metrics=metrics, tests=tests)
+
+
+def usual(ks: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Metrics and tests where a file says none: recall at each of `ks`, and ndcg at the largest; tested at the largest.
+
+    Studies of click models have others, see `clicks.prepared`.
+    """
+    *shorter, longest = sorted(set(ks))
+    tests = (f"recall@{longest}", f"ndcg@{longest}")
+    return (*(f"recall@{k}" for k in shorter), *tests), tests
 
 
 def variants(study: Study, data: str) -> Iterator[Variant]:
@@ -280,8 +294,8 @@ def _check_labels(study: Study, where: str) -> None:
         for data in (*(row.data or ()), *row.on, *row.published):
             if data not in study.data:
                 raise BadSetting(
-                    f"{where}: row '{row.label}' speaks of data set '{data}', which the study has not"
-                    f"{nearest(data, study.data) or '.'} It has: {', '.join(study.data)}"
+                    f"{where}: row '{row.label}' speaks of data set '{data}'{nearest(data, study.data)}, "
+                    f"which the study has not. It has: {', '.join(study.data)}"
                 )
 
 
@@ -311,7 +325,7 @@ def _explain(error: ValidationError, told: Mapping[str, Any]) -> str:
     if first["type"] == "unexpected_keyword_argument":
         owner = (Override if place[:1] == ["on"] else Row) if row else Study
         known = [field.name for field in dataclasses.fields(owner)]
-        return f"{row}unknown key '{place[-1]}'{nearest(str(place[-1]), known) or '.'} There are: {', '.join(known)}"
+        return f"{row}unknown key '{place[-1]}'{nearest(str(place[-1]), known)}. There are: {', '.join(known)}"
     if first["type"] == "missing":
         return f"{row}'{key}' is missing"
     if first["type"] == "dataclass_type":

@@ -18,7 +18,7 @@ def columns_there(frame: pl.DataFrame, wanted: Iterable[tuple[str, str]], where:
     for column, need in wanted:
         if column not in frame.columns:
             raise BadLog(
-                f"{where} has no column {column!r} ({need}){nearest(column, frame.columns)}; "
+                f"{where} has no column {column!r}{nearest(column, frame.columns)}, which is needed ({need}); "
                 f"it has {', '.join(frame.columns) or 'none'}"
             )
 

@@ -148,7 +148,7 @@ def _behaviour_fields(value: object, where: str) -> tuple[BehaviourField, ...]:
             raise BadLog(f"{where}: behaviour field {place} is an object with name, behaviour and target; got {one!r}")
         for key in one:
             if key not in keys:
-                raise BadLog(f"{where}: unknown key {key!r} of behaviour field {place}{nearest(key, keys)}")
+                raise BadLog(f"{where}: unknown key {key!r}{nearest(key, keys)} of behaviour field {place}")
     return tuple(BehaviourField(**one) for one in value)
 
 

@@ -62,7 +62,7 @@ def checked(rule: Rule, where: str) -> dict[str, str | int | float]:
     for key in rule:
         if key not in ("by", first, second):
             raise BadLog(
-                f"{where}: unknown key {key!r} of split{nearest(key, (first, second))}; "
+                f"{where}: unknown key {key!r}{nearest(key, (first, second))} of split; "
                 f"split by {by} knows {first} and {second}"
             )
     values: dict[str, str | int | float] = {"by": by}

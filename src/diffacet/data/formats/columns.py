@@ -66,7 +66,7 @@ def _needed(table: Table, name: str | None, known: Sequence[str], option: str) -
         if len(same) == 1:
             return same[0]
         raise BadLog(
-            f"{path} has no column '{name}' (from --{option}){nearest(name, columns)}; "
+            f"{path} has no column '{name}'{nearest(name, columns)}, which --{option} names; "
             f"its columns are: {listed(columns)}"
         )
     found = find(columns, known)

@@ -105,7 +105,7 @@ def _check(one: Asked, there: Mapping[str, Sequence[str]], taken: Mapping[str, s
     if not any(one.column in names for names in there.values()):
         every = [name for names in there.values() for name in names]
         listed = "; ".join(f"{file}: {columns.listed(tuple(names))}" for file, names in there.items() if names)
-        raise BadLog(f"--field {one.column}: no file has this column{nearest(one.column, every)} ({listed})")
+        raise BadLog(f"--field {one.column}{nearest(one.column, every)}: no file has this column ({listed})")
 
 
 def _check_outcome(one: Asked, files: Sequence[str]) -> None:

@@ -136,7 +136,7 @@ def check_outcomes(wanted: Wanted, *logs: Sheet) -> None:
     every = [name for sheet in logs for name in sheet.columns]
     for name in wanted.outcomes:
         if name not in every:
-            raise BadLog(f"--outcome {name}: neither samples nor behaviours have this column{nearest(name, every)}")
+            raise BadLog(f"--outcome {name}{nearest(name, every)}: neither samples nor behaviours have this column")
 
 
 def planned(

@@ -85,7 +85,7 @@ def open_sheet(option: str, paths: Sequence[Path]) -> Sheet:
         for name in tables[0].columns:
             if name not in table.columns:
                 raise BadLog(
-                    f"{table.path} has no column '{name}', which {tables[0].path} has{nearest(name, table.columns)}; "
+                    f"{table.path} has no column '{name}'{nearest(name, table.columns)}, which {tables[0].path} has; "
                     f"the files of {option} are one table"
                 )
     return Sheet(option, tables)
@@ -111,7 +111,9 @@ def need(sheet: Sheet, given: str | None, known: Sequence[str], option: str, *, 
         return found
     there = f"its columns are: {columns.listed(sheet.columns)}"
     if given is not None:
-        raise BadLog(f"{sheet.path} has no column '{given}' (from {option}){nearest(given, sheet.columns)}; {there}")
+        raise BadLog(
+            f"{sheet.path} has no column '{given}'{nearest(given, sheet.columns)}, which {option} names; {there}"
+        )
     raise BadLog(
         f"{sheet.path}: no column is named like {known[0]!r}{nearest(known[0], sheet.columns)}; {there}; "
         f"pass {option} COL"

@@ -30,7 +30,7 @@ def asked(text: str) -> Asked:
         if kind == known and column:
             return Asked(column, known)
     raise BadSetting(
-        f"--field {text}: {kind!r} is no kind of field{nearest(kind, _KINDS)}; "
+        f"--field {text}: {kind!r}{nearest(kind, _KINDS)} is no kind of field; "
         "write COL, COL:categorical or COL:numeric"
     )
 
