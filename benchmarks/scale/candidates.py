@@ -225,7 +225,7 @@ def page(record: Record) -> str:
     if (one := record.get("whole")) is not None:
         trace = one["trace"]
         tables += recording.table(
-            f"{USERS:,} users, {LARGE:,} items, two threads; d {WHOLE_DIM}, {WHOLE_INTERESTS} interests",
+            f"{USERS:,} users, {LARGE:,} items, two threads; d {WHOLE_DIM}, K {WHOLE_INTERESTS}; commit {one['commit']}",
             ["users/s", "hours", "rows", "peak MiB", "MiB at a tenth of the users", "MiB at the end"],
             [
                 (
