@@ -225,11 +225,11 @@ def page(record: Record) -> str:
     if (one := record.get("whole")) is not None:
         trace = one["trace"]
         tables += recording.table(
-            f"{USERS:,} users, {LARGE:,} items, two threads; d {WHOLE_DIM}, K {WHOLE_INTERESTS}; commit {one['commit']}",
+            f"{USERS:,} users, {LARGE:,} items; d {WHOLE_DIM}, K {WHOLE_INTERESTS}; commit {one['commit']}",
             ["users/s", "hours", "rows", "peak MiB", "MiB at a tenth of the users", "MiB at the end"],
             [
                 (
-                    "the whole job",
+                    "the whole job, two threads",
                     [
                         f"{one['users_per_second']:,.0f}",
                         f"{one['users'] / one['users_per_second'] / 3600:.2f}",
