@@ -73,7 +73,7 @@ def test_every_next_item_of_the_held_out_is_a_case(shop, call):
 
 
 def test_steps_and_samples_are_chosen_when_it_is_asked(shop, call):
-    asked = ["recommend", shop / "dimerec", "--history", HISTORY, "--k", 4, "--interests"]
+    asked = ["recommend", shop / "dimerec", "--history", HISTORY, "--k", 4]
     more = [*asked, "--set", "samples=4", "--set", "denoise_steps=5", "--set", "serve=union"]
     one, several = told(call, *asked, "--set", "samples=1"), told(call, *more)
     assert np.shape(one["interests"]) == (1, 8)

@@ -206,10 +206,6 @@ IndexKind = Annotated[
     str, Option(metavar="exact|hnsw|ivf", help="How the catalogue is searched: exactly, or nearly and faster.")
 ]
 
-Interests = Annotated[
-    bool, Option("--interests", help="With --json: the vectors of the interests, too, in the order of `interest`.")
-]
-
 DemoOut = Annotated[Path, Option(metavar="DIR", help="Where data, runs and report.html go.")]
 OtherData = Annotated[
     Path | None, Option("--data", metavar="DIR", help="A data directory to do it on, instead of MovieLens 100K.")

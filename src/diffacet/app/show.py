@@ -213,15 +213,14 @@ def probe(console: Console, told: Mapping[str, Any]) -> None:
         console.print("not every fit converged: the numbers may be a little low", highlight=False)
 
 
-def answer(found: "Candidates", *, interests: bool = False) -> dict[str, Any]:
-    """What `recommend --json` prints: items, unknown, and with `interests` their vectors; ids keep their own type."""
+def answer(found: "Candidates") -> dict[str, Any]:
+    """What `recommend --json` prints: interests, items, unknown; ids keep their own type."""
     columns = zip(found.item_id.to_list(), found.score.tolist(), found.interest.tolist(), strict=True)
     rows: list[dict[str, Any]] = [{"item_id": own, "score": score, "interest": k} for own, score, k in columns]
     for row, title in zip(rows, () if found.titles is None else found.titles, strict=False):
         if title is not None:
             row["title"] = title
-    told = {"items": rows, "unknown": found.unknown}
-    return told | ({"interests": [] if found.interests is None else found.interests} if interests else {})
+    return {"interests": [] if found.interests is None else found.interests, "items": rows, "unknown": found.unknown}
 
 
 def candidates(console: Console, found: "Candidates", history: Sequence[str]) -> None:

@@ -202,7 +202,6 @@ def recommend(
     behaviour: o.BehaviourValue = None,
     device: o.Device = "auto",
     as_json: o.Json = False,
-    interests: o.Interests = False,
 ) -> None:
     """History to candidates."""
     from diffacet.app import show
@@ -211,8 +210,6 @@ def recommend(
     ids = [part.strip() for part in history.split(",") if part.strip()]
     if not ids:
         raise BadSetting("--history is empty; give item ids of the log, oldest first: --history 12,7,99")
-    if interests and (rerank is not None or not as_json):
-        raise BadSetting("--interests adds vectors to what --json prints of one run: pass --json, and no --rerank")
     wish = of_clicks.Wish(rerank, candidates, user, at, context, behaviour)
     wanted = wish.candidates_for(k)
     service = Recommender.load(run, index=index, set=_asked(refine_steps, set_), device=device)
@@ -224,7 +221,7 @@ def recommend(
     if rerank is not None and len(found):
         of_clicks.reranked(found, ids, k, wish, device=device, as_json=as_json)
     elif as_json:
-        print_json(show.answer(found, interests=interests))
+        print_json(show.answer(found))
     else:
         show.candidates(console_of(), found, ids)
 
