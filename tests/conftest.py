@@ -25,6 +25,15 @@ def on_disk():
         yield sync
 
 
+@pytest.fixture(scope="module")
+def few_requests():
+    """Reports that time a few requests for each number of refinement steps, and not the hundred of a real one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffacet.app.refinement.WARM", 1)
+        patch.setattr("diffacet.app.refinement.REQUESTS", 4)
+        yield
+
+
 @pytest.fixture
 def call(capsys):
     """Runs a command line in this process: (exit code, standard output, standard error)."""
