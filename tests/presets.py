@@ -1,0 +1,25 @@
+"""Cards and presets that the tests of what every model promises go over: `contract.py` has what that is."""
+
+import numpy as np
+import pytest
+
+from diffacet.core.contract import Facts, Trained
+from diffacet.models import MODELS, card
+
+CARDS = [card(name) for name in MODELS]
+ALL = [(one, preset) for one in CARDS if one.task != "click" for preset in one.presets]
+
+
+def is_trained(one):
+    return isinstance(one.build(one.config(), Facts(2, 2, n_users=1, clusters=np.array([-1, 0, 1]))), Trained)
+
+
+UNTRAINED = {one.name for one in CARDS if one.task != "click" and not is_trained(one)}
+TRAINED = [(one, preset) for one, preset in ALL if one.name not in UNTRAINED]
+# pop and random: what a history does not move; dreamrec: whose items start at length sqrt(d), and learns the
+# checkerboard at sizes of its own (tests/models/test_dreamrec.py).
+PERSONAL = [(one, preset) for one, preset in ALL if one.name not in {"pop", "random", "dreamrec"}]
+
+
+def over(pairs):
+    return pytest.mark.parametrize(("one", "preset"), pairs, ids=[f"{one.name}-{preset}" for one, preset in pairs])
