@@ -14,6 +14,26 @@ settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def on_disk():
+    """What waits until a file is on the disk, which nothing else in this process does: no test's files are to last."""
+    from diffacet import files  # after the environment above
+
+    with pytest.MonkeyPatch.context() as patch:
+        sync = files._sync
+        patch.setattr(files, "_sync", lambda path: None)
+        yield sync
+
+
+@pytest.fixture(scope="module")
+def few_requests():
+    """Reports that time a few requests for each number of refinement steps, and not the hundred of a real one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffacet.app.refinement.WARM", 1)
+        patch.setattr("diffacet.app.refinement.REQUESTS", 4)
+        yield
+
+
 @pytest.fixture
 def call(capsys):
     """Runs a command line in this process: (exit code, standard output, standard error)."""

@@ -34,6 +34,8 @@ SMALL = {
     "regularization": 1.0,
 }
 QUICK = {"batch_size": 8, "length": LENGTH, "max_steps": 6, "validate_every": 2, "patience": 100, "anneal": 0.0}
+LEARNING = {"max_steps": 150, "validate_every": 150, "lr": 0.01, "batch_size": 20}
+"""With these, a model learns a checkerboard."""
 
 
 def small(card, preset, **changes):
@@ -331,7 +333,7 @@ def resuming_equals_an_unbroken_run(card, preset, path, updates):
 
 def learns_a_checkerboard(card, preset):
     """Two groups of users who share no item: a user's best unseen items are those of the own group."""
-    chosen = small(card, preset, max_steps=150, validate_every=150, lr=0.01, batch_size=20)
+    chosen = small(card, preset, **LEARNING)
     train = log(groups=2, users=120)  # so many that no model can know each by heart
     model, batch_at = (
         build(card, chosen, train),

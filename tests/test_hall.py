@@ -71,6 +71,19 @@ def test_a_rename_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     assert content(tmp_path) == {"a.txt": b"old"}
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch, on_disk):
+    path, synced, fsync = tmp_path / "a.txt", [], os.fsync
+
+    def watched(descriptor):
+        synced.append((os.fstat(descriptor).st_ino, path.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(files, "_sync", on_disk)
+    monkeypatch.setattr(os, "fsync", watched)
+    files.write_text(path, "new")
+    assert synced == [(path.stat().st_ino, False)]
+
+
 def test_text_and_json(tmp_path):
     files.write_text(tmp_path / "t", "γ ∈ (0, 1]\n")
     assert (tmp_path / "t").read_bytes().decode() == "γ ∈ (0, 1]\n"

@@ -1,5 +1,6 @@
 """What pyproject.toml says, against what the files beside it and the source say."""
 
+import pkgutil
 import re
 import tomllib
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import diffacet
+from diffacet.app import cli
 from diffacet.app.doctor import DEVELOPMENT, packages
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +50,11 @@ def test_every_dependency_is_used(name):
     used = re.search(rf"(import|from) {module}\b|\"{module}[\".]", SOURCE)
     elsewhere = {"uvloop", "httptools"}
     assert used or name in elsewhere, f"nothing imports {module}"
+
+
+def test_the_program_is_the_command_line():
+    assert list(PROJECT["scripts"]) == ["diffacet"]
+    assert pkgutil.resolve_name(PROJECT["scripts"]["diffacet"]) is cli.main
 
 
 def test_one_version_is_told_everywhere():

@@ -1,6 +1,8 @@
 """Real processes for the tests of training together: `worldwork.py`, once for each rank, over gloo."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,25 +21,19 @@ def spawned(folder, size, *scenarios, codes=None):
     """
     folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(CODE)}
-    files = [(folder / f"rank{rank}.log").open("w+") for rank in range(size)]
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", str(WORK), str(folder), str(rank), str(size), *scenarios],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=environment,
-        )
-        for rank, file in enumerate(files)
-    ]
-    try:
-        for worker in workers:
-            worker.wait(timeout=240)
-    finally:
-        for worker, file in zip(workers, files, strict=True):
-            worker.kill()
-            worker.wait()
-            file.close()
-    told = "\n".join((folder / f"rank{rank}.log").read_text()[-3_000:] for rank in range(size))
-    found = [worker.returncode for worker in workers]
+    words = [sys.executable, "-W", "error", str(WORK), str(folder), str(size), *scenarios]
+    with (folder / "ranks.log").open("w") as log:
+        # A session of its own, so that all ranks can be ended with the process that has begun them.
+        begun = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+        try:
+            begun.wait(timeout=240)
+        finally:
+            if begun.poll() is None:
+                os.killpg(begun.pid, signal.SIGKILL)
+                begun.wait()
+    logs = [folder / "ranks.log", *sorted(folder.glob("rank?.log"))]
+    told = "\n".join(log.read_text()[-3_000:] for log in logs)
+    assert begun.returncode == 0, told
+    found = json.loads((folder / "codes.json").read_text())
     wanted = [0] * size if codes is None else codes
     assert all(code in (None, got) for code, got in zip(wanted, found, strict=True)), told

@@ -1,6 +1,7 @@
-"""What each process of the tests of training together does: `python worldwork.py FOLDER RANK SIZE SCENARIO...`.
+"""What the processes of the tests of training together do: `python worldwork.py FOLDER SIZE SCENARIO...`.
 
-A scenario is a function of this file. Its assertions end the process; what a test is to compare lies in FOLDER.
+The ranks are forks of one process, which has loaded PyTorch for all of them. A scenario is a function of this file. Its
+assertions end the process; what a test is to compare lies in FOLDER.
 """
 
 import dataclasses
@@ -10,11 +11,13 @@ import os
 import shutil
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch._dynamo  # PyTorch's optimisers ask for it: once for all ranks
 from safetensors.torch import save_file
 from torch import distributed
 
@@ -344,9 +347,7 @@ def lists(folder, here):
     np.savez(folder / f"lists-{here.rank}.npz", **values)
 
 
-def main():
-    folder, rank, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    files._sync = lambda path: None  # hundreds of checkpoints, none of which is to survive the machine
+def work(folder, rank, size, scenarios):
     distributed.init_process_group(
         "gloo",
         init_method=f"file://{folder}/rendezvous",
@@ -354,11 +355,38 @@ def main():
         world_size=size,
         timeout=datetime.timedelta(seconds=60),
     )
-    for scenario in sys.argv[4:]:
+    for scenario in scenarios:
         begin = time.perf_counter()
         globals()[scenario](folder, World.of_group())
         print(f"{scenario}: {time.perf_counter() - begin:.1f} s", flush=True)
     distributed.destroy_process_group()
+
+
+def forked(folder, rank, size, scenarios):
+    """The number of a new process that does the work of a rank, and tells of it in a file."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        with (folder / f"rank{rank}.log").open("w") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        work(folder, rank, size, scenarios)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def main():
+    folder, size = Path(sys.argv[1]), int(sys.argv[2])
+    files._sync = lambda path: None  # hundreds of checkpoints, none of which is to survive the machine
+    ranks = [forked(folder, rank, size, sys.argv[3:]) for rank in range(size)]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks]
+    (folder / "codes.json").write_text(json.dumps(codes))
 
 
 if __name__ == "__main__":

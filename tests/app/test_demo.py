@@ -15,7 +15,7 @@ def shop(tmp_path_factory):
     return folder
 
 
-def test_demo_writes_a_report_and_a_second_call_reuses_the_runs(shop):
+def test_demo_writes_a_report_and_a_second_call_reuses_the_runs(shop, few_requests):
     page = demo.run(shop / "out", data=shop / "shop", quick=True)
     assert page == shop / "out" / "report.html"
     runs = sorted(path.name for path in (shop / "out" / "runs").iterdir())

@@ -1,4 +1,4 @@
-"""Candidates for everybody in a shell: written, killed, gone on with, and for tomorrow's log."""
+"""Candidates for everybody: written, killed, gone on with in a shell, and for tomorrow's log."""
 
 import json
 import signal
@@ -8,6 +8,7 @@ import sys
 import polars as pl
 import pytest
 
+from diffacet.app import cli
 from shoplog import TINY, write_shop
 
 DIFFACET = [sys.executable, "-m", "diffacet"]
@@ -25,44 +26,56 @@ batch_candidates.write("run", "data", "broken.parquet", batch_candidates.Wish(10
 """
 
 
-def shell(folder, *words):
-    done = subprocess.run([*DIFFACET, *map(str, words)], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("journey")
     write_shop(folder)
-    shell(folder, "import", "log.csv", *NAMES, "--items", "items.csv", "--out", "data")
     sets = [word for pair in TINY for word in ("--set", pair)]
-    shell(folder, "train", "dmi", "--data", "data", "--out", "run", "--max-steps", 10, *sets)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert cli.main(["import", "log.csv", *NAMES, "--items", "items.csv", "--out", "data"]) == 0
+        assert cli.main(["train", "dmi", "--data", "data", "--out", "run", "--max-steps", "10", *sets]) == 0
     return folder
 
 
-def test_candidates_of_all_users_survive_a_kill(shop):
+@pytest.fixture
+def told(shop, call, monkeypatch):
+    """What a command line says in the folder of the shop: standard output, standard error."""
+    monkeypatch.chdir(shop)
+
+    def told(*words):
+        code, *said = call(*words)
+        assert code == 0, said
+        return said
+
+    return told
+
+
+def test_candidates_of_all_users_survive_a_kill(shop, told):
     words = ["candidates", "run", "--data", "data", "--k", 10, "--block", 16, "--out"]
-    whole = shell(shop, *words, "whole.parquet")
-    assert "600 candidates of 60 users" in whole.stdout
-    assert "60/60 users" in whole.stderr
+    said, progress = told(*words, "whole.parquet")
+    assert "600 candidates of 60 users" in said
+    assert "60/60 users" in progress
     killed = subprocess.run([sys.executable, "-c", KILLED], cwd=shop, capture_output=True)
     assert killed.returncode == -signal.SIGKILL
     assert not (shop / "broken.parquet").exists()
-    told = json.loads(shell(shop, *words, "broken.parquet", "--resume", "--json").stdout)
-    assert (told["resumed"], told["users"], told["rows"]) == (32, 60, 600)
+    again = [*DIFFACET, *map(str, words), "broken.parquet", "--resume", "--json"]
+    done = subprocess.run(again, cwd=shop, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["resumed"], found["users"], found["rows"]) == (32, 60, 600)
     assert (shop / "broken.parquet").read_bytes() == (shop / "whole.parquet").read_bytes()
     assert not (shop / ".broken.parquet.parts").exists()
 
 
-def test_candidates_for_tomorrows_log(shop):
+def test_candidates_for_tomorrows_log(shop, told):
     lines = (shop / "log.csv").read_text() + "late,3,1700000000,4\nlate,5,1700000100,4\nlate,77,1700000200,4\n"
     (shop / "tomorrow.csv").write_text(lines)
-    shell(shop, "import", "tomorrow.csv", *NAMES, "--out", "tomorrow")
+    told("import", "tomorrow.csv", *NAMES, "--out", "tomorrow")
     (shop / "active.txt").write_text("late\nu7\n")
-    done = shell(shop, "candidates", "run", "--data", "tomorrow", "--users", "active.txt", "--out", "t.parquet")
-    assert "is not what run was trained on" in done.stderr
-    assert "1 items of tomorrow are not in the run's catalogue" in done.stderr
+    _, warned = told("candidates", "run", "--data", "tomorrow", "--users", "active.txt", "--out", "t.parquet")
+    assert "is not what run was trained on" in warned
+    assert "1 items of tomorrow are not in the run's catalogue" in warned
     table = pl.read_parquet(shop / "t.parquet")
     assert table["user_id"].unique(maintain_order=True).to_list() == ["late", "u7"]
     assert not {3, 5} & set(table.filter(pl.col("user_id") == "late")["item_id"])

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from diffacet.app import cli
 from shoplog import TINY, write_shop
 
 DIFFACET = [sys.executable, "-m", "diffacet"]
@@ -19,23 +20,21 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def shell(folder, *words):
-    return subprocess.run([*DIFFACET, *map(str, words)], cwd=folder, capture_output=True, text=True)
-
-
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("journey")
     write_shop(folder)
-    assert shell(folder, "import", "log.csv", *NAMES, "--items", "items.csv", "--out", "data").returncode == 0
     sets = [word for pair in TINY for word in ("--set", pair)]
-    done = shell(folder, "train", "comirec-sa", "--data", "data", "--out", "run", "--max-steps", 10, *sets)
-    assert done.returncode == 0, done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert cli.main(["import", "log.csv", *NAMES, "--items", "items.csv", "--out", "data"]) == 0
+        assert cli.main(["train", "comirec-sa", "--data", "data", "--out", "run", "--max-steps", "10", *sets]) == 0
     return folder
 
 
-def test_a_run_answers_where_there_is_no_diffacet(shop, tmp_path):
-    done = shell(shop, "export", "run", "--out", "out/shop", "--onnx", "--require-encoder", "--json")
+def test_a_run_answers_where_there_is_no_diffacet(shop, tmp_path, call, monkeypatch):
+    exported = [*DIFFACET, "export", "run", "--out", "out/shop", "--onnx", "--require-encoder", "--json"]
+    done = subprocess.run(exported, cwd=shop, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["diffacet"] * 5
@@ -46,15 +45,16 @@ def test_a_run_answers_where_there_is_no_diffacet(shop, tmp_path):
     said = subprocess.run([*map(str, words)], cwd=tmp_path, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
     assert "passed over: 77" in said.stderr
-    own = json.loads(shell(shop, "recommend", "run", "--history", "4,1,9,77", "--k", 10, "--json").stdout)
+    monkeypatch.chdir(shop)
+    own = json.loads(call("recommend", "run", "--history", "4,1,9,77", "--k", 10, "--json")[1])
     rows = [line.split("\t") for line in said.stdout.splitlines()]
     assert [row[1] for row in rows] == [str(item["item_id"]) for item in own["items"]]
     assert [float(row[2]) for row in rows] == pytest.approx([item["score"] for item in own["items"]], rel=1e-4)
 
 
-def test_a_refusal_is_one_line_and_leaves_nothing(shop):
+def test_a_refusal_is_one_line_and_leaves_nothing(shop, call, monkeypatch):
     before = sorted(path.name for path in shop.iterdir())
-    done = shell(shop, "export", "run", "--out", "run")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "diffacet: error: run exists; choose another --out\n"
+    monkeypatch.chdir(shop)
+    told = call("export", "run", "--out", "run")
+    assert told == (2, "", "diffacet: error: run exists; choose another --out\n")
     assert sorted(path.name for path in shop.iterdir()) == before

@@ -38,7 +38,7 @@ def test_facet_is_trained_measured_and_asked(trained):
     assert told[0] != told[1]
 
 
-def test_a_report_about_facet_leaves_out_what_is_dmis(trained):
+def test_a_report_about_facet_leaves_out_what_is_dmis(trained, few_requests):
     """It has refinement steps but is no model whose interests a denoiser moves one by one."""
     assert not refinement.refines(trained["facet"])
     sets = {"Facet": [trained["facet"]], "Pop": [trained["pop"]], "DMI": [trained["dmi"]]}

@@ -1,4 +1,4 @@
-"""A stranger's way through the program, in a shell: import, train, kill, resume, evaluate, recommend."""
+"""A stranger's way through the program: import, train, kill in a shell, resume, evaluate, recommend."""
 
 import json
 import signal
@@ -7,16 +7,11 @@ import sys
 
 import pytest
 
+from diffacet.app import cli
 from shoplog import TINY, write_shop
 
 DIFFACET = [sys.executable, "-m", "diffacet"]
 SETS = [word for pair in TINY for word in ("--set", pair)]
-
-
-def shell(folder, *words):
-    done = subprocess.run([*DIFFACET, *map(str, words)], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -24,18 +19,34 @@ def shop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("journey")
     write_shop(folder)
     names = ["--user", "customer", "--item", "sku", "--time", "ts", "--rating", "none"]
-    shell(folder, "import", "log.csv", *names, "--items", "items.csv", "--k-core", 2, "--out", "data/shop")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        words = ["import", "log.csv", *names, "--items", "items.csv", "--k-core", "2", "--out", "data/shop"]
+        assert cli.main(words) == 0
     return folder
+
+
+@pytest.fixture
+def told(shop, call, monkeypatch):
+    """What a command line says in the folder of the shop: standard output, standard error."""
+    monkeypatch.chdir(shop)
+
+    def told(*words):
+        code, *said = call(*words)
+        assert code == 0, said
+        return said
+
+    return told
 
 
 def train(out, *more):
     return ["train", "dmi", "--data", "data/shop", "--out", out, "--seed", "3", "--max-steps", "40", *SETS, *more]
 
 
-def test_a_killed_run_resumes_to_the_metrics_of_an_unbroken_one(shop):
-    whole = shell(shop, *train("runs/whole"))
-    assert "step 40/40" in whole.stderr
-    assert "next: diffacet evaluate runs/whole" in whole.stdout
+def test_a_killed_run_resumes_to_the_metrics_of_an_unbroken_one(shop, told):
+    said, progress = told(*train("runs/whole"))
+    assert "step 40/40" in progress
+    assert "next: diffacet evaluate runs/whole" in said
     broken = subprocess.Popen([*DIFFACET, *train("runs/broken")], cwd=shop, stderr=subprocess.PIPE, text=True)
     assert broken.stderr is not None
     assert "step 5/40" in broken.stderr.readline()
@@ -43,11 +54,13 @@ def test_a_killed_run_resumes_to_the_metrics_of_an_unbroken_one(shop):
     broken.communicate()
     lines = (shop / "runs/broken/metrics.jsonl").read_text().splitlines()
     assert 1 <= len(lines) <= 8
-    resumed = shell(shop, *train("runs/broken", "--resume"))
-    assert "best validation" in resumed.stdout
+    resumed = [*DIFFACET, *train("runs/broken", "--resume")]
+    done = subprocess.run(resumed, cwd=shop, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "best validation" in done.stdout
 
-    told = [json.loads(shell(shop, "evaluate", run, "--json").stdout) for run in ("runs/whole", "runs/broken")]
-    assert told[0]["metrics"] == told[1]["metrics"]
+    measured = [json.loads(told("evaluate", run, "--json")[0]) for run in ("runs/whole", "runs/broken")]
+    assert measured[0]["metrics"] == measured[1]["metrics"]
     trails = [
         [json.loads(line) for line in (shop / run / "metrics.jsonl").read_text().splitlines()]
         for run in ("runs/whole", "runs/broken")
@@ -55,7 +68,7 @@ def test_a_killed_run_resumes_to_the_metrics_of_an_unbroken_one(shop):
     for one, other in zip(*trails, strict=True):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
 
-    found = json.loads(shell(shop, "recommend", "runs/broken", "--history", "3,5,8", "--k", 4, "--json").stdout)
+    found = json.loads(told("recommend", "runs/broken", "--history", "3,5,8", "--k", 4, "--json")[0])
     assert len(found["items"]) == 4
     assert {item["item_id"] for item in found["items"]}.isdisjoint({3, 5, 8})
 

@@ -8,7 +8,7 @@ import pytest
 from diffacet.app import cli, recovery, runs
 
 SETS = ["dim=32", "negatives=256", "lr=0.005", "validate_every=500", "patience=99"]
-STEPS = 2000
+STEPS = 1000
 KEYS = ["user_id", "topic", "place"]
 
 
@@ -44,7 +44,7 @@ def test_dmi_finds_planted_interests_better_than_its_base_model(score):
     """Under noise, the same length of training and the same settings; five seeds are in docs/synth.md."""
     remi, dmi = score("remi"), score("dmi")
     assert dmi["interests"] == remi["interests"]
-    # Over five seeds the smallest gains are about three times these.
+    # The gains are two and three times these; after 2,000 steps the smallest of five seeds are three times these.
     assert dmi["precision"] > remi["precision"] + 0.005
     assert dmi["cosine"] > remi["cosine"] + 0.008
 

@@ -29,7 +29,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(trained, tmp_path_factory):
+def page(trained, tmp_path_factory, few_requests):
     path = tmp_path_factory.mktemp("page") / "report.html"
     options = {"focus": "DMI", "against": "REMI", "ks": (5, 10), "metric": "recall@10"}
     report.write(path, report.build(trained, title="A <shop>", notes=["Small & made up."], **options))

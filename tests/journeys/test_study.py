@@ -62,10 +62,10 @@ def holder(place):
     return int(lock.read_text() or 0) if there else 0
 
 
-def test_a_study_survives_the_end_of_its_processes(tmp_path, monkeypatch):
-    write_shop(tmp_path)
-    names = ["--user", "customer", "--item", "sku", "--time", "ts", "--rating", "none", "--out", "data/shop"]
-    subprocess.run([*DIFFACET, "import", "log.csv", *names], cwd=tmp_path, check=True, capture_output=True)
+def test_a_study_survives_the_end_of_its_processes(tmp_path, monkeypatch, call):
+    log, _ = write_shop(tmp_path)
+    names = ["--user", "customer", "--item", "sku", "--time", "ts", "--rating", "none"]
+    assert call("import", log, *names, "--out", tmp_path / "data" / "shop")[0] == 0
     settings = ", ".join(f"{k} = {v if v.isdigit() else json.dumps(v)}" for k, v in (p.split("=") for p in TINY))
     (tmp_path / "killed.toml").write_text(STUDY % (settings, settings), encoding="utf-8")
     command = [*DIFFACET, "study", "killed.toml", "--data", "data", "--out", "out", "--workers", "2", "--resume"]
