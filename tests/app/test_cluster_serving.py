@@ -131,6 +131,24 @@ def test_the_id_of_a_request_is_left_to_the_proxy():
     assert [one.get("headers") for one in sent] == [[(b"content-length", b"0")], None]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, of Pydantic
+def test_a_replica_that_is_lost_in_a_reload_does_not_end_the_service(monkeypatch):
+    told = []
+    monkeypatch.setattr(serving.logs, "write", lambda event, **fields: told.append((event, fields)))
+
+    def lost():
+        raise RuntimeError("A replica's health check failed.")
+
+    command = serving._Command.__new__(serving._Command)
+    command.what, command._order, command._deploy = SimpleNamespace(key_file=None), 3, lost
+    done = SimpleNamespace(version="newer", before="older", changed=True)
+    command.recommender = SimpleNamespace(reload=lambda: done)
+    command._reload("watch")
+    ((event, fields),) = told
+    assert (event, fields["model_version"], command._order) == ("reload is not everywhere yet", "newer", 4)
+    assert "health check failed" in fields["message"]
+
+
 def test_metrics_are_those_of_all_replicas(service):
     before = sum_of(service)
     for _ in range(10):

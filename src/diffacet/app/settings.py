@@ -60,7 +60,7 @@ def read_preset(card: Card, path: Path) -> Preset:
 def text(value: Any) -> str:
     """A setting's value as `--set` takes it."""
     if isinstance(value, list | tuple):
-        return ",".join(map(str, value)) or "none"
+        return ",".join(map(str, value))
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 

@@ -166,6 +166,8 @@ class _Command:
 
     def _reload(self, by: str) -> None:
         """Load what the run's path holds now; if it proves whole, let all replicas serve it."""
+        import ray
+
         start = time.perf_counter()
         try:
             if by == "signal" and self.what.key_file is not None:
@@ -175,8 +177,13 @@ class _Command:
             logs.write("reload refused", level=logging.ERROR, by=by, message=str(error))
             return
         self._order += 1
-        self._deploy()
         versions: dict[str, Any] = {"model_version": done.version, "before": done.before}
+        try:
+            self._deploy()
+        except (RuntimeError, ray.exceptions.RayError) as error:
+            # Ray has the order and goes on with it: a replica that was lost meanwhile comes back with the newer run.
+            logs.write("reload is not everywhere yet", level=logging.ERROR, by=by, **versions, message=_why(error))
+            return
         seconds = round(time.perf_counter() - start, 3)
         logs.write("reload", by=by, changed=done.changed, **versions, seconds=seconds)
 
