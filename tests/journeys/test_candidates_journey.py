@@ -38,19 +38,6 @@ def shop(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def told(shop, call, monkeypatch):
-    """What a command line says in the folder of the shop: standard output, standard error."""
-    monkeypatch.chdir(shop)
-
-    def told(*words):
-        code, *said = call(*words)
-        assert code == 0, said
-        return said
-
-    return told
-
-
 def test_candidates_of_all_users_survive_a_kill(shop, told):
     words = ["candidates", "run", "--data", "data", "--k", 10, "--block", 16, "--out"]
     said, progress = told(*words, "whole.parquet")

@@ -26,19 +26,6 @@ def shop(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def told(shop, call, monkeypatch):
-    """What a command line says in the folder of the shop: standard output, standard error."""
-    monkeypatch.chdir(shop)
-
-    def told(*words):
-        code, *said = call(*words)
-        assert code == 0, said
-        return said
-
-    return told
-
-
 def train(out, *more):
     return ["train", "dmi", "--data", "data/shop", "--out", out, "--seed", "3", "--max-steps", "40", *SETS, *more]
 
