@@ -20,7 +20,7 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
-from diffacet.core import chain, diffusion, profiles, protocols
+from diffacet.core import diffrec_settings, diffusion, profiles, protocols
 from diffacet.core.batch import Histories, ProfileBatch
 from diffacet.core.contract import INFERENCE, STRICT, Card, Facts, Pace, Preset, Search
 from diffacet.core.papers import ACVAE as PAPER
@@ -59,7 +59,7 @@ class ACVAEConfig:
     inference_noise: Annotated[
         bool, Field(description="noise in the encoder when inferring, as the code has"), INFERENCE
     ] = False
-    noise_seed: chain.NoiseSeed = 0
+    noise_seed: diffrec_settings.NoiseSeed = 0
 
 
 @plain_dataclass(frozen=True)

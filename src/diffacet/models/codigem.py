@@ -16,7 +16,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from diffacet.core import chain, diffusion, profiles
+from diffacet.core import diffrec_settings, diffusion, profiles
 from diffacet.core.batch import Histories, ProfileBatch
 from diffacet.core.contract import INFERENCE, STRICT, Card, Facts, OldestWeight, Preset, Search
 from diffacet.core.papers import CODIGEM as PAPER
@@ -46,7 +46,7 @@ class CODIGEMConfig:
     oldest_weight: OldestWeight = 1.0
     weighted_target: Annotated[bool, Field(description="time weights on the target, too; false: input only")] = True
     inference_noise: Annotated[bool, Field(description="infer from the noisy row z_1"), INFERENCE] = False
-    noise_seed: chain.NoiseSeed = 0
+    noise_seed: diffrec_settings.NoiseSeed = 0
 
 
 class CODIGEM(nn.Module):

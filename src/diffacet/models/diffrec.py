@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffacet import seeds
-from diffacet.core import chain, diffusion, importance, profiles
+from diffacet.core import diffrec_settings, diffusion, importance, profiles
 from diffacet.core.batch import Histories, ProfileBatch
 from diffacet.core.contract import STRICT, Card, Facts, OldestWeight, Preset, Search
 from diffacet.core.denoisers import ProfileMLP
@@ -34,32 +34,32 @@ class DiffRecConfig:
         Field(min_length=1, description="hidden sizes m_1, ..., m_n of N -> m_n -> ... -> m_1 -> ... -> m_n -> N"),
         Search(choices=((300,), (200, 600), (1000,))),
     ] = (200, 600)
-    emb_size: chain.EmbSize = 10
+    emb_size: diffrec_settings.EmbSize = 10
     dropout: Annotated[float, Field(ge=0, lt=1, description="dropout of x_t, in training"), Search(0.3, 0.8)] = 0.5
     steps: Annotated[
         int, Field(ge=2, title="T", description="diffusion steps"), Search(choices=(2, 5, 10, 40, 100))
     ] = 5
-    schedule: chain.Schedule = "linear-var"
-    noise_scale: chain.NoiseScale = 0.005
-    noise_min: chain.NoiseMin = 0.005
-    noise_max: chain.NoiseMax = 0.01
-    first_beta: chain.FirstBeta = 1e-5
+    schedule: diffrec_settings.Schedule = "linear-var"
+    noise_scale: diffrec_settings.NoiseScale = 0.005
+    noise_min: diffrec_settings.NoiseMin = 0.005
+    noise_max: diffrec_settings.NoiseMax = 0.01
+    first_beta: diffrec_settings.FirstBeta = 1e-5
     predicts: Annotated[
         Literal["x0", "eps"], Field(description="what the network predicts: x0-ELBO or ε-ELBO (Table 5)")
     ] = "x0"
     eps_weight: Annotated[
         Literal["code", "none"], Field(description="weight of the ε-ELBO's terms: the paper's code's, or none")
     ] = "code"
-    reweight: chain.Reweight = True
-    importance: chain.Importance = True
+    reweight: diffrec_settings.Reweight = True
+    importance: diffrec_settings.Importance = True
     shared_noise: Annotated[
         int | None,
         Field(ge=1, description="noise vectors of a batch, shared by its users up to sign; none: one a user"),
     ] = None
     oldest_weight: OldestWeight = 1.0
-    sampling_steps: chain.SamplingSteps = 0
-    sampling_noise: chain.SamplingNoise = False
-    noise_seed: chain.NoiseSeed = 0
+    sampling_steps: diffrec_settings.SamplingSteps = 0
+    sampling_noise: diffrec_settings.SamplingNoise = False
+    noise_seed: diffrec_settings.NoiseSeed = 0
 
 
 class DiffRec(nn.Module):

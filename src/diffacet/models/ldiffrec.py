@@ -13,7 +13,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from diffacet.core import chain, diffusion, importance, profiles
+from diffacet.core import diffrec_settings, diffusion, importance, profiles
 from diffacet.core.batch import Histories, ProfileBatch
 from diffacet.core.clusters import Activation, ClusterDecoders, ClusterEncoders, Decoder, members
 from diffacet.core.contract import STRICT, Card, Facts, OldestWeight, Pace, Preset, Search
@@ -55,7 +55,7 @@ class LDiffRecConfig:
         Sizes,
         Field(min_length=1, description="hidden sizes m_1, ..., m_n of d -> m_n -> ... -> m_1 -> ... -> m_n -> d"),
     ] = (300,)
-    emb_size: chain.EmbSize = 10
+    emb_size: diffrec_settings.EmbSize = 10
     denoiser_dropout: Annotated[float, Field(ge=0, lt=1, description="dropout of z_t, in training")] = 0.5
     denoiser_rate: Annotated[
         float,
@@ -67,12 +67,12 @@ class LDiffRecConfig:
         Field(ge=2, title="T", description="diffusion steps; reweighted, λ counts the more the fewer they are"),
         Search(choices=(2, 5, 10, 40, 100)),
     ] = 40
-    schedule: chain.Schedule = "linear-var"
-    noise_scale: chain.NoiseScale = 0.005
-    noise_min: chain.NoiseMin = 0.005
-    noise_max: chain.NoiseMax = 0.02
-    reweight: chain.Reweight = True
-    importance: chain.Importance = True
+    schedule: diffrec_settings.Schedule = "linear-var"
+    noise_scale: diffrec_settings.NoiseScale = 0.005
+    noise_min: diffrec_settings.NoiseMin = 0.005
+    noise_max: diffrec_settings.NoiseMax = 0.02
+    reweight: diffrec_settings.Reweight = True
+    importance: diffrec_settings.Importance = True
     diffusion_weight: Annotated[
         float,
         Field(ge=0, title="λ", description="weight of the diffusion loss in the first epoch (Sec. 3.5.1)"),
@@ -89,9 +89,9 @@ class LDiffRecConfig:
         int, Field(ge=0, description="batches in which that weight would rise to 1; 0: all of it at once")
     ] = 200
     oldest_weight: OldestWeight = 1.0
-    sampling_steps: chain.SamplingSteps = 0
-    sampling_noise: chain.SamplingNoise = False
-    noise_seed: chain.NoiseSeed = 0
+    sampling_steps: diffrec_settings.SamplingSteps = 0
+    sampling_noise: diffrec_settings.SamplingNoise = False
+    noise_seed: diffrec_settings.NoiseSeed = 0
 
 
 class LDiffRec(nn.Module):

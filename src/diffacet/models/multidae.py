@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffacet.core import chain, diffusion, profiles
+from diffacet.core import diffrec_settings, diffusion, profiles
 from diffacet.core.batch import Histories, ProfileBatch
 from diffacet.core.contract import STRICT, Card, Facts, OldestWeight, Preset, Search
 from diffacet.core.papers import DIFFREC, MULT_VAE
@@ -52,9 +52,9 @@ class MultiDAEPlusConfig:
     dropout: RowDropout = 0.5
     steps: Annotated[int, Field(ge=2, title="T", description="steps, one of which is drawn for each user")] = 40
     noise_scale: Annotated[float, Field(ge=0, title="s", description="scale of the noise; 0: MultiDAE")] = 0.005
-    noise_min: chain.NoiseMin = 0.005
-    noise_max: chain.NoiseMax = 0.01
-    first_beta: chain.FirstBeta = 1e-5
+    noise_min: diffrec_settings.NoiseMin = 0.005
+    noise_max: diffrec_settings.NoiseMax = 0.01
+    first_beta: diffrec_settings.FirstBeta = 1e-5
     oldest_weight: OldestWeight = 1.0
     weighted_target: WeightedTarget = True
 
