@@ -15,12 +15,12 @@ from diffacet.errors import BadLog
 
 
 def doubled(task):
-    """A result that tells which process gave it; a negative task is refused, and 13 is a bug."""
+    """A result that tells which process gave it, and how nice that is; a negative task is refused, and 13 is a bug."""
     if task < 0:
         raise BadLog(f"{task} is below 0", field="task")
     if task == 13:
         raise ZeroDivisionError("thirteen")
-    return 2 * task, os.getpid()
+    return 2 * task, os.getpid(), os.nice(0)
 
 
 def once(marker):

@@ -18,7 +18,7 @@ from shoplog import write_shop
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 HOSTILE_ID = "7"
-LIMIT = 15.0
+LIMIT = 60.0
 """Seconds until a test gives up; what is waited for comes much sooner."""
 
 

@@ -19,7 +19,7 @@ from diffacet.errors import BadRun, BadSetting, UnknownItem
 from diffacet.rank.candidates import Candidates
 
 KEY = "k" * 32
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which a test that waits has failed."""
 
 

@@ -26,7 +26,7 @@ def spawned(folder, size, *scenarios, codes=None):
         # A session of its own, so that all ranks can be ended with the process that has begun them.
         begun = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
         try:
-            begun.wait(timeout=240)
+            begun.wait(timeout=600)
         finally:
             if begun.poll() is None:
                 os.killpg(begun.pid, signal.SIGKILL)

@@ -353,7 +353,7 @@ def work(folder, rank, size, scenarios):
         init_method=f"file://{folder}/rendezvous",
         rank=rank,
         world_size=size,
-        timeout=datetime.timedelta(seconds=60),
+        timeout=datetime.timedelta(seconds=240),
     )
     for scenario in scenarios:
         begin = time.perf_counter()

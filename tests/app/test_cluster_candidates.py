@@ -70,8 +70,9 @@ def stop_at(users):
 
 def test_a_mapped_function_gives_each_result_once_and_a_refusal_as_itself(cluster):
     results = list(mapping.mapped(cluster, clusterwork.doubled, list(range(10)), workers=2))
-    assert sorted(value for value, _ in results) == list(range(0, 20, 2))
-    assert os.getpid() not in {pid for _, pid in results}
+    assert sorted(value for value, _, _ in results) == list(range(0, 20, 2))
+    assert os.getpid() not in {pid for _, pid, _ in results}
+    assert {nice for _, _, nice in results} == {os.nice(0)}  # they get as much of the machine as this process
     assert list(mapping.mapped(cluster, clusterwork.doubled, [], workers=2)) == []
     with pytest.raises(BadLog, match=r"^-1 is below 0$") as refused:
         list(mapping.mapped(cluster, clusterwork.doubled, [1, -1], workers=1))

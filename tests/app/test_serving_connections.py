@@ -13,7 +13,7 @@ import uvicorn
 from diffacet.app.serving import connections
 from diffacet.app.serving.connections import H11Connection, Limits
 
-LIMIT = 20.0  # seconds until a test gives up; nothing waits for it
+LIMIT = 120.0  # seconds until a test gives up; nothing waits for it
 ASK = b"GET /hello HTTP/1.1\r\nhost: x\r\n\r\n"
 READERS = [H11Connection]
 if connections.HttpToolsProtocol is not None:

@@ -21,7 +21,7 @@ from diffacet.app.serving.supervising import Supervisor
 from diffacet.app.serving.watching import Watch
 from diffacet.errors import BadRun, BadSetting
 
-LIMIT = 60.0  # seconds until a test gives up
+LIMIT = 240.0  # seconds until a test gives up
 
 
 @pytest.fixture

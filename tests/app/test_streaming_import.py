@@ -394,7 +394,7 @@ def test_what_a_killed_import_leaves_goes_with_the_next(tmp_path):
     log, out, ready = csv(tmp_path / "log.csv", made()), tmp_path / "out", tmp_path / "ready"
     process = multiprocessing.get_context("spawn").Process(target=_stuck, args=(log, out, ready))
     process.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not ready.exists() and time.monotonic() < deadline:
         process.join(0.02)
     assert ready.exists()

@@ -19,7 +19,7 @@ import pytest
 import servingshop
 
 TESTS = Path(__file__).parents[1]
-LIMIT = 60.0  # seconds until a test gives up; what is waited for comes much sooner
+LIMIT = 240.0  # seconds until a test gives up; what is waited for comes much sooner
 HISTORY = {"history": [1, 2, 3], "k": 3}
 KEYS = "a" * 20, "b" * 20
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "serving"
 PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
 KEY = "k" * 32
-LIMIT = 60.0
+LIMIT = 240.0
 WITHOUT_KEY = {name: value for name, value in os.environ.items() if name != "DIFFACET_KEY"}
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 needs_nginx = pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")

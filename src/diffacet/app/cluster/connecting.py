@@ -240,6 +240,9 @@ def _prepare(address: str | None) -> None:
 def _start(ray: Any, cpus: int | None, stack: contextlib.ExitStack) -> None:
     """Start a cluster on this machine."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # By itself Ray makes its workers nice by 15, and whatever else runs on this machine would take what they need:
+    # beside three busy processes of the usual kind a service does not come up in the minute that Ray Serve waits.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     how: dict[str, Any] = {"num_cpus": cpus or os.cpu_count() or 1, "object_store_memory": _STORE}
     if "RAY_TMPDIR" not in os.environ:
         # Sockets lie in it, so it is no deep path; and no other cluster's processes find themselves in it.

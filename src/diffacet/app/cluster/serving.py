@@ -309,8 +309,11 @@ async def _refuse_reload(_: Request) -> Response:
 
 def _why(error: Exception) -> str:
     """What a replica says that cannot start, as far as Ray knows; else what Ray says."""
+    import ray
     from ray import serve as ray_serve
 
+    if not ray.is_initialized():  # asking would start a cluster
+        return said(error)
     with contextlib.suppress(Exception):
         for one in ray_serve.status().applications[NAME].deployments.values():
             return re.sub(r"^diffacet\.errors\.\w+: ", "", said(RuntimeError(one.message)))
