@@ -77,16 +77,16 @@ def run(out: Path, presets: list[str], noises: list[float], seeds: int) -> None:
 def compared(rows: pl.DataFrame, measure: str, model: str, base: str) -> dict[str, float]:
     """Mean difference of a model and its base; p over seeds (Student's t) and over users (sign flips)."""
     one, other = (rows.filter(pl.col("model") == name) for name in (model, base))
-    both = one.join(other, on=[*KEYS, "seed"], suffix="_base").with_columns(
+    both = one.join(other, on=[*KEYS, "seed"], suffix="_base", maintain_order="left").with_columns(
         difference=pl.col(measure) - pl.col(f"{measure}_base")
     )
     by_seed = both.group_by("seed").agg(pl.col("difference").mean()).sort("seed")["difference"].to_list()
-    by_user = both.group_by("seed", "user_id").agg(pl.col("difference").sum())["difference"].to_numpy()
+    by_user = both.group_by("seed", "user_id").agg(pl.col("difference").sum()).sort("seed", "user_id")
     return {
         "difference": sum(by_seed) / len(by_seed),
         "seeds_better": sum(value > 0 for value in by_seed),
         "p_seeds": paired_t(by_seed),
-        "p_users": float(sign_flips(by_user[:, None])[0]),
+        "p_users": float(sign_flips(by_user["difference"].to_numpy()[:, None])[0]),
     }
 
 
