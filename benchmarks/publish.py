@@ -69,11 +69,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="what the study is called")
     parser.add_argument("out", type=Path, help="the folder that the study filled")
+    parser.add_argument("--reading", default="", help="what the tables say first, in words")
     arguments = parser.parse_args()
     target = HERE / "results" / arguments.name
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    shutil.copy(arguments.out / "table.md", target)
+    heading, _, rest = (arguments.out / "table.md").read_text().partition("\n\n")
+    said = f"{arguments.reading}\n\n" if arguments.reading else ""
+    (target / "table.md").write_text(f"{heading}\n\n{said}{rest}")
     shutil.copy(arguments.out / "results.csv", target)
     if (arguments.out / "pictures").exists():
         shutil.copytree(arguments.out / "pictures", target / "pictures")
