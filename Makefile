@@ -47,7 +47,7 @@ benchmarks: install
 	@test -n "$(DATA)" || { echo 'make benchmarks DATA=FOLDER, the folder that holds the data directories (docs/benchmarks.md names them)'; exit 2; }
 	$(BIN)/python benchmarks/everything.py run --data $(DATA)
 
-# Wheel and sdist, installed in clean environments with each extra, the oldest and the newest versions: eleven minutes.
+# Wheel and sdist, installed in clean environments with each extra, the oldest and the newest versions: a quarter of an hour.
 check-package:
 	$(PYTHON) tools/check_package.py
 

@@ -11,7 +11,7 @@ Steps, all of them if none is named; each environment is made anew and removed:
     oldest    the same with constraints/oldest.txt, and the tests that need seconds (the extra `ray` apart: see there)
     newest    the tests that need seconds, with constraints/newest.txt
 
-All steps but `oldest` install with constraints/newest.txt. About eleven minutes on two cores, 3 GiB of disk.
+All steps but `oldest` install with constraints/newest.txt. About a quarter of an hour on two cores, 3 GiB of disk.
 """
 
 import json
